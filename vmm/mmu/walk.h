@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_MMU_WALK_H
+#define SARDINE_VMM_MMU_WALK_H
+/*
+ * The guest's page tables (GVA -> GPA), as the hardware walks them: no paging,
+ * 32-bit, PAE and 4-level (SDM vol. 3, ch. 4). Sets accessed and dirty bits.
+ * Called by everything: fault handler of bt, interpreter, instruction fetch.
+ */
+#include "vmm/cpu/vcpu.h"
+
+#define WALK_WRITE 1u
+#define WALK_USER  2u /* a user-mode access (CPL 3) */
+#define WALK_EXEC  4u
+#define WALK_PROBE 8u /* do not set A/D and do not judge rights: what is there?
+			 Rights are in the result. */
+
+struct walk {
+	gpa_t gpa;	    /* of the byte asked for */
+	uint8_t page_shift; /* 12, 21, 30 (22 for 32-bit PSE; 0 = no paging) */
+	bool writable;	    /* W at every level (CR0.WP is not applied) */
+	bool user;	    /* U at every level */
+	bool nx;	    /* NX at any level (and EFER.NXE) */
+	bool global;	    /* G in the leaf, CR4.PGE */
+	bool dirty;	    /* D in the leaf (after this walk) */
+	bool accessed;
+	gpa_t leaf_gpa;	    /* where the leaf entry is; ~0 when no paging */
+};
+
+/* 0, or the #PF error code | WALK_FAULT. Non-canonical addresses are the
+ * caller's to refuse. Does not touch v->exc. */
+#define WALK_FAULT 0x80000000u
+uint32_t mmu_walk(struct vcpu *v, gva_t gva, unsigned access, struct walk *w);
+
+/* The same against a root other than CR3's (bt revalidates other spaces). */
+uint32_t mmu_walk_root(struct vcpu *v, gpa_t root, gva_t gva, unsigned access,
+		       struct walk *w);
+
+static inline bool gva_canonical(gva_t a)
+{
+	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
+}
+#endif
