@@ -22,10 +22,12 @@ struct bus;
 struct uart;
 struct lapic;
 struct ioapic;
+struct pic;
 struct pit;
 struct rtc;
 struct pm;
 struct iothread;
+struct board;
 
 struct vm_config {
 	const char *name;
@@ -37,6 +39,11 @@ struct vm_config {
 	bool no_reboot;	  /* a reset ends the run */
 	int console_out;  /* fd for UART output */
 	int console_in;	  /* fd or -1 */
+	/* Sees what console_in gave, before the UART does: may change or
+	 * swallow bytes, answers how many are left in buf. NULL: none. Called
+	 * on the I/O thread without locks (vm_stop is fine in it). */
+	size_t (*console_filter)(void *ctx, uint8_t *buf, size_t n);
+	void *console_filter_ctx;
 	int memfd;	  /* from the manager, or -1 */
 	int pool_fd;	  /* or -1 */
 	void *control;	  /* shared control area, or NULL */
@@ -63,15 +70,21 @@ struct vm {
 	struct uart *uart;
 	struct lapic *lapic;
 	struct ioapic *ioapic;
+	struct pic *pic;
 	struct pit *pit;
 	struct rtc *rtc;
 	struct pm *pm;
 	struct iothread *io;
+	struct board *board; /* vmm/board.c: the small devices, the wiring */
 	struct stat_group *stats;
 	/* vm_post's queue and the HLT wait */
 	pthread_mutex_t wait_lock;
 	pthread_cond_t wait_cond;
 	struct vm_work *work;
+	_Atomic bool waiting;	 /* the vCPU thread sleeps in HLT */
+	/* What VCPU_REQ_EXIT asks for; the run loop moves it to v->exit. */
+	_Atomic int exit_request; /* enum vcpu_exit */
+	_Atomic int exit_request_code;
 	uint64_t boot_ns; /* CLOCK_MONOTONIC at creation */
 };
 
@@ -89,5 +102,13 @@ enum vcpu_exit vm_run(struct vm *vm);
 void vm_post(struct vm *vm, struct vm_work *w);
 /* Any thread: end the run with EXIT_POWEROFF. */
 void vm_stop(struct vm *vm);
+/* Any thread: end the run with this exit (code: v->exit_code). Devices come
+ * here for power-off, reset and debug exit; the first one to ask wins. */
+void vm_request_exit(struct vm *vm, enum vcpu_exit why, int code);
+/* Any thread: vcpu_kick() calls this after it has set the request bits. Wakes
+ * the vCPU thread if it sleeps in HLT; cheap otherwise. */
+void vm_wake(struct vm *vm);
+/* The run loop (cpu/run.c), one leg: until an exit other than HLT and kicks. */
+enum vcpu_exit vcpu_run(struct vcpu *v);
 void vm_add_stats(struct vm *vm, struct stat_group *g);
 #endif

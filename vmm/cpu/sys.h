@@ -95,6 +95,9 @@ bool cpu_has(const struct vcpu *v, enum cpu_feature f);
 /* Guest TSC frequency in kHz (the host's), told by CPUID 15h, 16h and the
  * KVM leaves. */
 uint32_t cpu_tsc_khz(void);
+/* The crystal told by CPUID 15h (ECX); the local APIC's timer counts it.
+ * With EAX = crystal / 1000 and EBX = TSC kHz the TSC comes out exact. */
+uint32_t cpu_crystal_hz(void);
 
 /* ---- port I/O (io.c) ---- rights: CPL <= IOPL or the TSS bitmap */
 enum cpu_status cpu_io_check(struct vcpu *v, uint16_t port, unsigned len);
