@@ -28,7 +28,8 @@ LIB := $(BUILD)/libsardine.a
 all: $(BUILD)/sardine
 
 $(BUILD)/sardine: $(BUILD)/vmm/cli/main.o $(LIB)
-	$(CC) $(ALL_CFLAGS) -o $@ $^ $(LIBS)
+	$(CC) $(ALL_CFLAGS) -o $@ $< -Wl,--whole-archive $(LIB) \
+		-Wl,--no-whole-archive $(LIBS)
 
 $(LIB): $(OBJS)
 	@rm -f $@
@@ -52,6 +53,7 @@ units: $(UNITS)
 
 # Parts of the build that have a file of their own.
 -include tests/tests.mk tests/guest/guest.mk bench/bench.mk
+-include tests/guest/cases.mk
 
 clean:
 	rm -rf $(BUILD)
