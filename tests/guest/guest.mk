@@ -1,0 +1,39 @@
+# The stock guest: Debian's cloud kernel and an initramfs of busybox-static and
+# our programs. SPDX-License-Identifier: Apache-2.0
+#
+#   make guest      $(BUILD)/guest/{vmlinuz,initrd.img,guest}
+# Packages are downloaded, never installed, into $(GUEST_DEB), which builds in
+# other directories share; what is made from them is made anew for each BUILD.
+
+GUEST := $(BUILD)/guest
+GUEST_DEB ?= build/deb
+GUEST_KERNEL := $(GUEST)/vmlinuz
+GUEST_INITRD := $(GUEST)/initrd.img
+GUEST_BIN := $(GUEST)/guest
+GUEST_SRC := $(wildcard tests/guest/image/*.c)
+
+guest: $(GUEST_KERNEL) $(GUEST_INITRD) $(GUEST_BIN)
+
+# One binary for every program: the same file runs natively for the baseline,
+# so its flags are fixed, whatever CFLAGS says.
+GUEST_CFLAGS := -std=gnu11 -O2 -g0 -march=x86-64 -mtune=generic -static \
+	-no-pie -fcf-protection=none -fno-stack-protector -D_GNU_SOURCE \
+	-pthread -Wall -Wextra -Wno-unused-parameter
+$(GUEST_BIN): $(GUEST_SRC) tests/guest/image/guest.h tests/guest/guest.mk
+	@mkdir -p $(@D)
+	$(CC) $(GUEST_CFLAGS) -s -o $@ $(GUEST_SRC)
+
+$(GUEST_KERNEL): tests/guest/fetch.sh
+	@mkdir -p $(@D)
+	tests/guest/fetch.sh kernel $(GUEST_DEB) $@
+
+$(GUEST)/busybox: tests/guest/fetch.sh
+	@mkdir -p $(@D)
+	tests/guest/fetch.sh busybox $(GUEST_DEB) $@
+
+$(GUEST_INITRD): $(GUEST_BIN) $(GUEST)/busybox tests/guest/image/init \
+		tests/guest/mkinitrd.sh
+	tests/guest/mkinitrd.sh $@ $(GUEST)/busybox $(GUEST_BIN) \
+		tests/guest/image/init
+
+.PHONY: guest

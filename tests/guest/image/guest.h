@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_GUEST_H
+#define SARDINE_GUEST_H
+/*
+ * The guest's one static binary: busybox style, the name that it is called by
+ * chooses the program. The same file runs natively for the baseline.
+ *
+ * Each bench program prints one line
+ *	NAME PARAMETERS result=R seconds=S
+ * where R depends on nothing but the parameters, and S is CLOCK_MONOTONIC
+ * around the work alone.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+int primes_main(int argc, char **argv);
+int fib_main(int argc, char **argv);
+int getppid_main(int argc, char **argv);
+int forkwait_main(int argc, char **argv);
+int memsweep_main(int argc, char **argv);
+int selftest_main(int argc, char **argv);
+int work_main(int argc, char **argv);
+int debugexit_main(int argc, char **argv);
+
+static inline double now_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* Argument n as a number, or the default. */
+static inline long arg_long(int argc, char **argv, int n, long dflt)
+{
+	return argc > n ? strtol(argv[n], NULL, 0) : dflt;
+}
+#endif

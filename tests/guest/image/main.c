@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Choose the program by the name of the call, or by the first argument. */
+#include "guest.h"
+#include <string.h>
+
+static const struct {
+	const char *name;
+	int (*fn)(int argc, char **argv);
+	const char *help;
+} progs[] = {
+	{"primes", primes_main, "[N]: count the primes below N"},
+	{"fib", fib_main, "[N]: Fibonacci, by plain recursion"},
+	{"getppid", getppid_main, "[N]: N system calls"},
+	{"forkwait", forkwait_main, "[N]: fork, exit, wait; N times"},
+	{"memsweep", memsweep_main, "[N [MiB]]: N scattered writes"},
+	{"selftest", selftest_main, "[NAME]: is this a good CPU and kernel?"},
+	{"work", work_main, "[SEED [KIB]]: write a file, print its checksum"},
+	{"debugexit", debugexit_main, "V: write V to port 0xf4"},
+};
+
+int main(int argc, char **argv)
+{
+	const char *name;
+	unsigned i;
+
+	for (int a = 0; a < 2 && a < argc; a++) {
+		name = strrchr(argv[a], '/');
+		name = name ? name + 1 : argv[a];
+		for (i = 0; i < sizeof(progs) / sizeof(progs[0]); i++)
+			if (!strcmp(name, progs[i].name))
+				return progs[i].fn(argc - a, argv + a);
+	}
+	for (i = 0; i < sizeof(progs) / sizeof(progs[0]); i++)
+		fprintf(stderr, "%s %s\n", progs[i].name, progs[i].help);
+	return 2;
+}
