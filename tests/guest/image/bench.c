@@ -35,7 +35,7 @@ static long count_primes(long n)
 
 int primes_main(int argc, char **argv)
 {
-	long n = arg_long(argc, argv, 1, 4000000);
+	long n = arg_long(argc, argv, 1, 10000000);
 	double t = now_s();
 	long r = count_primes(n);
 
@@ -53,7 +53,7 @@ fib(long n)
 
 int fib_main(int argc, char **argv)
 {
-	long n = arg_long(argc, argv, 1, 40);
+	long n = arg_long(argc, argv, 1, 42);
 	double t = now_s();
 	long r = fib(n);
 
@@ -102,7 +102,7 @@ int forkwait_main(int argc, char **argv)
 
 int memsweep_main(int argc, char **argv)
 {
-	long n = arg_long(argc, argv, 1, 150000000);
+	long n = arg_long(argc, argv, 1, 300000000);
 	unsigned long s = arg_long(argc, argv, 2, 32) << 20;
 	uint8_t *large = calloc(1, s);
 	uint64_t sum = 0;

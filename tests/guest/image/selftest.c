@@ -3,7 +3,8 @@
  * Is this a good CPU, and does the kernel on it work? Each test prints
  * "PASS name" or "FAIL name: why"; the last line is "selftest: N passed, M
  * failed" and the exit status says the same. Everything has a known answer, so
- * that it holds natively, under QEMU, and under each of Sardine's engines.
+ * that it holds natively and under each of Sardine's engines. (QEMU's TCG has
+ * no unmasked SIMD exceptions: there, mxcsr-trap fails.)
  */
 #include "guest.h"
 
@@ -88,12 +89,13 @@ static int test_sigsegv(void)
 
 static int test_sigfpe(void)
 {
-	volatile int zero = 0;
-
 	catch(SIGFPE, on_fault);
 	got_sig = 0;
-	if (!sigsetjmp(env, 1))
-		zero = 1 / zero;
+	if (!sigsetjmp(env, 1)) {
+		uint32_t lo = 1, hi = 0, d = 0;
+
+		asm volatile("divl %2" : "+a"(lo), "+d"(hi) : "r"(d) : "cc");
+	}
 	CHECK(got_sig == SIGFPE);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1)) { /* quotient does not fit */
@@ -475,7 +477,7 @@ static int test_muldiv(void)
 		CHECK(q == x && r == 0);
 		h = h * 31 + hi + lo;
 	}
-	CHECK(h == 0x62ea62e7aee51ce8ull);
+	CHECK(h == 0x02772c03071193f7ull);
 	return 0;
 }
 
@@ -599,7 +601,7 @@ static __attribute__((target("avx2"))) int avx2_body(void)
 	}
 	_mm256_storeu_si256((__m256i *)o, a);
 	CHECK(o[0] == 332833500);
-	CHECK(o[7] == 339875500 - 500);
+	CHECK(o[7] == 339875500);
 	return 0;
 }
 
@@ -759,7 +761,7 @@ static int test_indirect(void)
 		}
 		x &= 0xffffff;
 	}
-	CHECK(x == 7803743);
+	CHECK(x == 10243879);
 	return 0;
 }
 
