@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_MM_CONTROL_H
+#define SARDINE_MM_CONTROL_H
+/*
+ * The control area: a memfd shared by the manager and one monitor.
+ *
+ * It holds what one side wants to know of the other without asking: counters,
+ * a state word, and three bitmaps of one bit a PPN that carry the scanner's
+ * news. Nothing in it moves guest memory: proposals and replies are messages
+ * (mm/sharing/share.h).
+ *
+ * Trust: the manager treats every byte as the word of a possibly hostile
+ * monitor. It takes sizes from its own configuration, never from here, reads
+ * each word once, bounds what it shows, and uses bits only as hints. What a
+ * lying monitor can get by lying is a wrong statistic and a loss of its own
+ * guest's memory; see mm/sharing/share.h.
+ *
+ * Writers: each field says who writes it. Words are 64 bits, written and read
+ * with relaxed atomics (control_get, control_set); bitmaps are changed with
+ * atomic or / exchange.
+ *
+ * The bitmaps:
+ *   changed    monitor: the page "may be written since last collected"; the
+ *              manager only looks, to leave pages in use alone
+ *   collected  monitor sets: changed, and now write-protected and worth a look;
+ *              manager takes (exchanges with 0)
+ *   released   monitor sets: the page no longer uses the pool frame that it
+ *              had; manager takes, and gives the reference back
+ */
+#include "mm/types.h"
+
+#define CONTROL_MAGIC	0x314c5443454e4453ull /* "SDNECTL1" */
+#define CONTROL_VERSION 1u
+
+enum control_state {
+	CONTROL_NEW,	   /* made by the manager; no monitor has come yet */
+	CONTROL_STARTING,  /* monitor: loading the kernel */
+	CONTROL_RUNNING,
+	CONTROL_POWEROFF,  /* the guest switched itself off */
+	CONTROL_RESET,
+	CONTROL_ERROR,	   /* the engine stopped it */
+	CONTROL_NR_STATES
+};
+extern const char *const control_state_names[CONTROL_NR_STATES];
+
+/* Why a proposal was not committed. Counted by the monitor, named in JSON. */
+#define SHARE_REASONS(X)                                                       \
+	X(ok, "committed")                                                     \
+	X(not_ram, "the PPN is not RAM of this VM")                            \
+	X(not_private, "the page is in another state by now")                  \
+	X(changed, "written since it was collected")                           \
+	X(differs, "the bytes are not those of the frame")                     \
+	X(bad_frame, "no such frame in the pool")                              \
+	X(no_pool, "the VM has no pool")                                       \
+	X(busy, "the monitor is stopping or could not take it now")            \
+	X(runs, "it would break the mapping into too many runs (VMAs)")        \
+	X(bad_request, "a malformed proposal")
+enum share_reason {
+#define X(n, h) SHARE_##n,
+	SHARE_REASONS(X)
+#undef X
+	SHARE_NR_REASONS
+};
+extern const char *const share_reason_names[SHARE_NR_REASONS];
+extern const char *const share_reason_help[SHARE_NR_REASONS];
+
+struct control {
+	/* Manager, before the monitor starts. */
+	uint64_t magic;
+	uint64_t version;
+	uint64_t size;	   /* of the whole area, bytes */
+	uint64_t max_ppn;  /* bits in each bitmap */
+	uint64_t changed_off, collected_off, released_off; /* bytes */
+	char name[64];	   /* of the VM, NUL-terminated */
+
+	/* Monitor: what it is doing. */
+	uint64_t state;	   /* enum control_state */
+	uint64_t pid;
+	uint64_t boot_ms;  /* creation to userland, 0: not yet */
+	uint64_t overhead_bytes; /* monitor's own memory, translation cache
+				    included */
+	uint64_t guest_insns;	 /* if the engine counts */
+	uint64_t exit_code;
+
+	/* Monitor (p2m): pages now. */
+	uint64_t private_pages;	 /* state PRIVATE, holes included */
+	uint64_t shared_pages;	 /* state SHARED */
+	uint64_t zero_pages;	 /* state ZERO, untouched ones included */
+	uint64_t zero_merged_pages; /* of those: had a block once, found zero */
+	uint64_t noted_pages;	 /* bits set in changed */
+	uint64_t shared_runs;	 /* maximal runs of shared pages whose frames
+				    follow one another */
+	/* Monitor (p2m): events ever. */
+	uint64_t merged;	 /* pages committed to a pool frame */
+	uint64_t zero_merged;	 /* pages committed to zero */
+	uint64_t broken;	 /* shared pages copied back on a write */
+	uint64_t zero_broken;	 /* zero pages written (untouched included) */
+	uint64_t protected_;	 /* pages collected */
+	uint64_t collect_rounds;
+	uint64_t released_seq;	 /* counts bits ever set in released */
+	uint64_t collected_seq;	 /* counts bits ever set in collected */
+	uint64_t punch_failed;	 /* holes that the kernel would not punch */
+	uint64_t refused[16];	 /* by enum share_reason */
+
+	/* Room for the cli engineer's own words, both directions. */
+	uint64_t user[64];
+};
+
+/* Bytes for a VM of ram_bytes whose low part ends at low_limit (0: 3 GiB). */
+size_t control_bytes(uint64_t ram_bytes, uint64_t low_limit);
+/* Write the header into zeroed memory of that size. */
+void control_init(struct control *c, uint64_t ram_bytes, uint64_t low_limit,
+		  const char *name);
+/* Manager: a sealed memfd of that size, header written, mapped. The fd (in
+ * *fd) goes to the monitor. 0 or -errno. */
+int control_create(uint64_t ram_bytes, uint64_t low_limit, const char *name,
+		   int *fd, struct control **out);
+/* Monitor: map the manager's memfd. -EPROTO when the header is not ours or
+ * does not fit. */
+int control_map(int fd, struct control **out, size_t *bytes);
+void control_unmap(struct control *c, size_t bytes);
+/* One past the last PPN of a VM of this size. */
+uint64_t control_max_ppn(uint64_t ram_bytes, uint64_t low_limit);
+
+static inline uint64_t control_get(const uint64_t *w)
+{
+	return __atomic_load_n(w, __ATOMIC_RELAXED);
+}
+static inline void control_set(uint64_t *w, uint64_t v)
+{
+	__atomic_store_n(w, v, __ATOMIC_RELAXED);
+}
+/* Only one thread writes each counter, so a plain add is enough. */
+static inline void control_add(uint64_t *w, uint64_t v)
+{
+	__atomic_store_n(w, *w + v, __ATOMIC_RELAXED);
+}
+static inline uint64_t *control_changed(struct control *c)
+{
+	return (uint64_t *)((char *)c + c->changed_off);
+}
+static inline uint64_t *control_collected(struct control *c)
+{
+	return (uint64_t *)((char *)c + c->collected_off);
+}
+static inline uint64_t *control_released(struct control *c)
+{
+	return (uint64_t *)((char *)c + c->released_off);
+}
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The p2m recounted from scratch: every counter from the entries, every block
+ * of the memfd against the state of its page. Runs after each step of the
+ * property tests; quadratic in nothing, one pass and one lseek an extent.
+ */
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mm/base/log.h"
+#include "mm/p2m_priv.h"
+
+struct recount {
+	const struct p2m *p;
+	uint64_t state[P2M_NR_STATES];
+	uint64_t noted, zero_merged, runs, bad;
+};
+
+static void differ(struct recount *rc, const char *what, uint64_t is,
+		   uint64_t should)
+{
+	if (is == should)
+		return;
+	log_error("audit: %s is %lu, recounted %lu", what, (unsigned long)is,
+		  (unsigned long)should);
+	rc->bad++;
+}
+
+static void bad_page(struct recount *rc, uint64_t ppn, const char *what)
+{
+	log_error("audit: page %#lx (entry %#x): %s", (unsigned long)ppn,
+		  rc->p->ent[ppn], what);
+	rc->bad++;
+}
+
+static void count_page(struct recount *rc, uint64_t n)
+{
+	const struct p2m *p = rc->p;
+	uint32_t e = p->ent[n], prev = n ? p->ent[n - 1] : 0;
+	bool noted = e & ENT_NOTED;
+
+	rc->state[ent_state(e)]++;
+	rc->noted += noted;
+	if (noted != bit_test(p->changed, n))
+		bad_page(rc, n, "noted and the changed map disagree");
+	if (noted && ent_state(e) != P2M_PRIVATE)
+		bad_page(rc, n, "noted but not private");
+	if (ent_state(e) == P2M_ZERO) {
+		rc->zero_merged += ent_payload(e);
+		if (ent_payload(e) > 1)
+			bad_page(rc, n, "payload of a zero page");
+	}
+	if (ent_state(e) != P2M_SHARED)
+		return;
+	if (ent_payload(e) >= p->pool_frames)
+		bad_page(rc, n, "no such frame in the pool");
+	rc->runs += ent_state(prev) != P2M_SHARED ||
+		    ent_payload(prev) + 1 != ent_payload(e);
+}
+
+static void count_hole(struct recount *rc, uint64_t n)
+{
+	if (rc->p->ent[n])
+		bad_page(rc, n, "not RAM, but its entry is in use");
+	if (bit_test(rc->p->changed, n))
+		bad_page(rc, n, "not RAM, but in the changed map");
+}
+
+/* Only PRIVATE pages may have blocks. */
+static void check_blocks(struct recount *rc)
+{
+	const struct p2m *p = rc->p;
+	uint64_t end = p->max_ppn << PAGE_SHIFT, data = 0, stray = 0;
+	off_t a, b = 0;
+	struct stat st;
+
+	while ((a = lseek(p->memfd, b, SEEK_DATA)) >= 0) {
+		b = lseek(p->memfd, a, SEEK_HOLE);
+		if (b < 0 || (uint64_t)b > end)
+			b = end;
+		data += b - a;
+		for (uint64_t n = a >> PAGE_SHIFT; n < (uint64_t)b >> PAGE_SHIFT;
+		     n++)
+			if (!p2m_is_ram(p, (ppn_t){n}) ||
+			    ent_state(p->ent[n]) != P2M_PRIVATE)
+				stray++;
+	}
+	if (stray > p->ctl->punch_failed)
+		differ(rc, "blocks behind pages that are not private", stray,
+		       p->ctl->punch_failed);
+	if (!fstat(p->memfd, &st))
+		differ(rc, "bytes of blocks in the memfd",
+		       (uint64_t)st.st_blocks * 512, data);
+}
+
+int p2m_audit(struct p2m *p)
+{
+	struct recount rc = {.p = p};
+
+	for (uint64_t n = 0; n < p->max_ppn; n++)
+		if (p2m_is_ram(p, (ppn_t){n}))
+			count_page(&rc, n);
+		else
+			count_hole(&rc, n);
+	for (int s = 0; s < P2M_NR_STATES; s++)
+		differ(&rc, p2m_state_names[s], p->count[s], rc.state[s]);
+	differ(&rc, "runs", p->runs, rc.runs);
+	differ(&rc, "noted_pages", p->ctl->noted_pages, rc.noted);
+	differ(&rc, "zero_merged_pages", p->ctl->zero_merged_pages,
+	       rc.zero_merged);
+	differ(&rc, "private_pages", p->ctl->private_pages,
+	       p->count[P2M_PRIVATE]);
+	differ(&rc, "shared_pages", p->ctl->shared_pages,
+	       p->count[P2M_SHARED]);
+	differ(&rc, "zero_pages", p->ctl->zero_pages, p->count[P2M_ZERO]);
+	check_blocks(&rc);
+	return rc.bad ? -EUCLEAN : 0;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_MM_P2M_PRIV_H
+#define SARDINE_MM_P2M_PRIV_H
+/*
+ * Inside the p2m, for mm/p2m*.c alone.
+ *
+ * One 32-bit entry a PPN:
+ *
+ *   31                 5   4     3    2..0
+ *   [ payload, 27 bits ][noted][code][state ^ P2M_ZERO]
+ *
+ * The xor makes an entry of 0 an untouched ZERO page, so that the table of a
+ * new VM is an untouched mapping. Payload by state: SHARED: the pool frame;
+ * ZERO: 1 if the page had a block once (merged to zero); PRIVATE: when it was
+ * noted (16 bits of ticks) and how often it has come back (heat).
+ */
+#include "mm/control.h"
+#include "mm/p2m.h"
+
+#define ENT_STATE_MASK 7u
+#define ENT_CODE       8u
+#define ENT_NOTED      16u
+#define ENT_PAY_SHIFT  5
+#define ENT_PAY_MAX    ((1u << 27) - 1)
+
+#define HIGH_PPN (4ull << (30 - PAGE_SHIFT))
+
+struct p2m {
+	/* What the fast paths use. */
+	uint8_t *base;	       /* the memfd, natural offsets */
+	uint32_t *ent;
+	uint64_t low_pages, high_pages, max_ppn;
+	const uint8_t *pool;   /* read-only, or NULL */
+	uint64_t pool_frames;
+	uint64_t gen;
+	const struct p2m_listener_ops *ops;
+	void *ctx;
+
+	struct control *ctl;
+	uint64_t *changed, *collected, *released;
+	uint64_t count[P2M_NR_STATES];
+	uint64_t runs, max_runs;
+	uint64_t collect_at;   /* where the next collect begins */
+	uint16_t tick;	       /* of the last collect: its clock, coarse */
+
+	int memfd, pool_fd, zero_fd;
+	uint64_t ram_bytes;
+	size_t ent_bytes, own_ctl_bytes, pool_bytes;
+};
+
+static inline bool p2m_is_ram(const struct p2m *p, ppn_t ppn)
+{
+	return ppn.n < p->low_pages || ppn.n - HIGH_PPN < p->high_pages;
+}
+static inline enum p2m_state ent_state(uint32_t e)
+{
+	return (e & ENT_STATE_MASK) ^ P2M_ZERO;
+}
+static inline uint32_t ent_payload(uint32_t e)
+{
+	return e >> ENT_PAY_SHIFT;
+}
+static inline uint32_t ent_make(enum p2m_state s, uint32_t flags, uint32_t pay)
+{
+	return (s ^ P2M_ZERO) | flags | pay << ENT_PAY_SHIFT;
+}
+static inline bool bit_test(const uint64_t *map, uint64_t n)
+{
+	return __atomic_load_n(&map[n / 64], __ATOMIC_RELAXED) >> (n % 64) & 1;
+}
+static inline void bit_set(uint64_t *map, uint64_t n)
+{
+	__atomic_fetch_or(&map[n / 64], 1ull << (n % 64), __ATOMIC_RELEASE);
+}
+static inline void bit_clear(uint64_t *map, uint64_t n)
+{
+	__atomic_fetch_and(&map[n / 64], ~(1ull << (n % 64)), __ATOMIC_RELEASE);
+}
+
+/* Change an entry with all its accounting (states, runs, merged zeroes). */
+void p2m_set_ent(struct p2m *p, ppn_t ppn, uint32_t e);
+/* PRIVATE payload. */
+#define PRIV_PAY(tick, heat) ((uint32_t)(uint16_t)(tick) | (heat) << 16)
+#define PRIV_TICK(pay)	     ((uint16_t)(pay))
+#define PRIV_HEAT(pay)	     ((pay) >> 16)
+
+static inline void p2m_call_drop(struct p2m *p, ppn_t ppn)
+{
+	if (p->ops && p->ops->drop)
+		p->ops->drop(p->ctx, ppn);
+}
+static inline void p2m_call_protect(struct p2m *p, ppn_t ppn)
+{
+	if (p->ops && p->ops->protect)
+		p->ops->protect(p->ctx, ppn);
+}
+#endif
