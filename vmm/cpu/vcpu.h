@@ -141,6 +141,7 @@ struct vcpu_arch {
 	uint64_t tsc_adjust;
 	uint64_t mtrr_def, mtrr_fixed[11], mtrr_var[16];
 	uint64_t apic_base;
+	uint64_t kvm_system_time, kvm_wall_clock; /* kvmclock MSRs, as written */
 };
 
 struct bt_vcpu;

@@ -40,6 +40,10 @@ enum cpu_status mem_fetch_fault(struct vcpu *v, gva_t a);
 void mem_flush(struct vcpu *v);
 void mem_flush_page(struct vcpu *v, gva_t a);
 
+/* vcpu_create and vcpu_destroy call these. 0 or -ENOMEM. */
+int mem_init(struct vcpu *v);
+void mem_fini(struct vcpu *v);
+
 /* Physical. MMIO by size 1, 2, 4, 8. 0 or -ENXIO. */
 int phys_read(struct vm *vm, gpa_t a, void *buf, size_t len);
 int phys_write(struct vm *vm, gpa_t a, const void *buf, size_t len);
@@ -55,4 +59,7 @@ struct mem_log {
 	bool side_effect; /* MMIO, overflow: what follows cannot be compared */
 	struct mem_log_entry e[MEM_LOG_MAX];
 };
+/* Lay the logged writes over buf, which holds the bytes at [gpa, gpa+len). */
+void mem_log_overlay(const struct mem_log *l, gpa_t gpa, void *buf,
+		     unsigned len);
 #endif

@@ -8,6 +8,10 @@
  */
 #include "vmm/cpu/vcpu.h"
 
+/* Physical-address width of every guest (CPUID 80000008h): bits from here up
+ * are reserved in paging structures, CR3 and the MTRRs. */
+#define MMU_PHYS_BITS 46
+
 #define WALK_WRITE 1u
 #define WALK_USER  2u /* a user-mode access (CPL 3) */
 #define WALK_EXEC  4u

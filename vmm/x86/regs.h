@@ -58,6 +58,9 @@
 #define CR4_OSXSAVE   (1ull << 18)
 #define CR4_SMEP      (1ull << 20)
 #define CR4_SMAP      (1ull << 21)
+#define XCR0_X87 (1ull << 0)
+#define XCR0_SSE (1ull << 1)
+#define XCR0_AVX (1ull << 2)
 #define EFER_SCE (1ull << 0)
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
@@ -73,6 +76,39 @@
 #define PTE_G  (1ull << 8)
 #define PTE_NX (1ull << 63)
 #define PTE_ADDR 0x000ffffffffff000ull
+
+/* Vol. 3, 17.2: debug registers */
+#define DR6_FIXED1  0xffff0ff0ull
+#define DR6_WRITABLE 0xe00full
+#define DR6_BD	    (1ull << 13)
+#define DR6_BS	    (1ull << 14)
+#define DR7_FIXED1  0x400ull
+#define DR7_GD	    (1ull << 13)
+#define DR7_WRITABLE 0xffff23ffull
+
+/* Vol. 3, 3.5 and 5.8: types of system descriptors (S = 0) */
+#define DESC_TSS16_AVL	0x1
+#define DESC_LDT	0x2
+#define DESC_TSS16_BUSY 0x3
+#define DESC_CALL16	0x4
+#define DESC_TASK_GATE	0x5
+#define DESC_INT16	0x6
+#define DESC_TRAP16	0x7
+#define DESC_TSS_AVL	0x9
+#define DESC_TSS_BUSY	0xb
+#define DESC_CALL	0xc
+#define DESC_INT	0xe
+#define DESC_TRAP	0xf
+/* Type bits of code and data descriptors (S = 1) */
+#define DESC_ACCESSED	0x1
+#define DESC_WRITABLE	0x2 /* data */
+#define DESC_READABLE	0x2 /* code */
+#define DESC_EXPAND	0x4 /* data: expand down */
+#define DESC_CONFORMING 0x4 /* code */
+#define DESC_CODE	0x8
+/* Selectors */
+#define SEL_RPL 3u
+#define SEL_TI	4u
 
 /* Vol. 4 */
 #define MSR_TSC		    0x10
