@@ -4,12 +4,14 @@
 #   make            build build/sardine
 #   make run        install, build, fetch the guest, pack 8 VMs, print the table
 #   make test       install, build, pass every test
-#   make lint       includes and format
+#   make lint       includes and format (make format mends the format)
+#   make man        build/sardine.1
 # BUILD=dir builds elsewhere; SAN=1 adds address and undefined sanitizers.
 
 BUILD ?= build
 CC := gcc
 CFLAGS ?= -O2 -g
+JOBS ?= $(shell nproc)
 ALL_CFLAGS := -std=gnu11 -Wall -Wextra -Wno-unused-parameter -fms-extensions \
 	-fno-strict-aliasing -D_GNU_SOURCE -I. -march=x86-64-v3 -mfsgsbase \
 	-pthread -MMD -MP $(CFLAGS)
@@ -27,6 +29,7 @@ LIB := $(BUILD)/libsardine.a
 
 all: $(BUILD)/sardine
 
+# The whole archive: engines are chosen by link, through weak references.
 $(BUILD)/sardine: $(BUILD)/vmm/cli/main.o $(LIB)
 	$(CC) $(ALL_CFLAGS) -o $@ $< -Wl,--whole-archive $(LIB) \
 		-Wl,--no-whole-archive $(LIBS)
@@ -52,11 +55,34 @@ $(UNITS): $(BUILD)/%: %.c $(LIB)
 units: $(UNITS)
 
 # Parts of the build that have a file of their own.
--include tests/tests.mk tests/guest/guest.mk bench/bench.mk
--include tests/guest/cases.mk
+-include tests/tests.mk tests/guest/guest.mk \
+	tests/guest/cases.mk bench/bench.mk
+
+# Debian packages. DEPS: to build and to make the guest; DEPS_TEST: besides.
+DEPS := gcc libc6-dev binutils libzydis-dev libzycore-dev libxxhash-dev \
+	libjemalloc-dev libnuma-dev libjansson-dev libpopt-dev libseccomp-dev \
+	busybox-static cpio gzip xz-utils ca-certificates $(GUEST_DEPS)
+DEPS_TEST := libcmocka-dev qemu-system-x86 clang-format jq procps \
+	bsdutils $(GUEST_DEPS_TEST)
+deps:
+	@tests/deps.sh $(DEPS)
+deps-test:
+	@tests/deps.sh $(DEPS) $(DEPS_TEST)
+
+RUN_VMS := 8
+RUN_SECONDS := 45
+run: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all guest
+	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 128M \
+		--kernel $(BUILD)/guest/vmlinuz \
+		--initrd $(BUILD)/guest/initrd.img \
+		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
+
+man: $(BUILD)/sardine
+	$(BUILD)/sardine man >$(BUILD)/sardine.1
 
 clean:
 	rm -rf $(BUILD)
-.PHONY: all clean units
+.PHONY: all clean units deps deps-test run man
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

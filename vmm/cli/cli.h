@@ -25,7 +25,7 @@ extern const size_t cli_n_commands;
 /* The engines by name, best first. */
 struct cli_engine {
 	const char *name;
-	const char *what; /* a line for people */
+	const char *what;	      /* a line for people */
 	const struct engine_ops *ops; /* NULL: not built */
 };
 extern const struct cli_engine cli_engines[];

@@ -41,8 +41,7 @@ static const struct engine_ops *pick_auto(char *err, size_t errlen,
 }
 
 const struct engine_ops *cli_engine_pick(const char *name, char *err,
-					 size_t errlen,
-					 enum cli_status *status)
+					 size_t errlen, enum cli_status *status)
 {
 	char why[256];
 
@@ -116,9 +115,9 @@ enum cli_status cli_check_file(const char *what, const char *path, char *err,
 	const char *why = NULL;
 
 	if (fd < 0)
-		why = errno == ENOENT ? "no such file; check the path" :
-		      errno == EACCES ? "may not be read; check its rights" :
-					strerror(errno);
+		why = errno == ENOENT	? "no such file; check the path"
+		      : errno == EACCES ? "may not be read; check its rights"
+					: strerror(errno);
 	else if (fstat(fd, &st))
 		why = strerror(errno);
 	else if (S_ISDIR(st.st_mode))

@@ -12,7 +12,8 @@
 #include "vmm/cli/cli.h"
 
 const struct command *const cli_commands[] = {
-	&cmd_run, &cmd_man,
+	&cmd_run,
+	&cmd_man,
 };
 const size_t cli_n_commands = ARRAY_SIZE(cli_commands);
 

@@ -161,8 +161,8 @@ static struct poptOption *popt_table(const struct command *c, int help_val)
 
 		t[i].longName = o->name;
 		t[i].shortName = o->letter;
-		t[i].argInfo = o->kind == OPT_FLAG ? POPT_ARG_NONE :
-						     POPT_ARG_STRING;
+		t[i].argInfo =
+			o->kind == OPT_FLAG ? POPT_ARG_NONE : POPT_ARG_STRING;
 		t[i].val = (int)i + 1;
 	}
 	t[c->n_opts].longName = "help";
@@ -187,8 +187,8 @@ static void popt_complain(const struct parse *p, poptContext ctx, int rc)
 			 name);
 	else if (rc == POPT_ERROR_UNWANTEDARG)
 		snprintf(p->err, p->errlen,
-			 "%s: takes no argument; see `sardine %s --help`",
-			 what, name);
+			 "%s: takes no argument; see `sardine %s --help`", what,
+			 name);
 	else
 		snprintf(p->err, p->errlen, "%s: %s; see `sardine %s --help`",
 			 what, poptStrerror(rc), name);
@@ -346,7 +346,9 @@ void options_help(const struct command *c, FILE *f)
 			fprintf(f, "\n%28s", "");
 		snprintf(sentence, sizeof(sentence), "%s%s%s%s", o->help,
 			 o->dflt ? " (default " : "", o->dflt ? o->dflt : "",
-			 o->dflt ? ")" : o->required ? " (required)" : "");
+			 o->dflt       ? ")"
+			 : o->required ? " (required)"
+				       : "");
 		wrap(f, sentence, 28);
 		fputc('\n', f);
 	}

@@ -31,7 +31,7 @@ struct opt {
 };
 #define OPT(st, field) .offset = offsetof(st, field)
 
-#define OPT_MAX_ARGS 4
+#define OPT_MAX_ARGS   4
 
 struct command {
 	const char *name;

@@ -40,8 +40,7 @@ static const struct opt opts[] = {
 	 "a reset by the guest ends the run, with status 3",
 	 OPT(struct run_opts, no_reboot)},
 	{"stats", 0, OPT_STR, "FILE.json",
-	 "write counters there when the run ends",
-	 OPT(struct run_opts, stats)},
+	 "write counters there when the run ends", OPT(struct run_opts, stats)},
 	{"debug-exit", 0, OPT_FLAG, NULL,
 	 "a write of v to port 0xf4 ends the run with status (v<<1)|1",
 	 OPT(struct run_opts, debug_exit)},
@@ -94,8 +93,8 @@ static int open_stats(struct run *r)
 	r->stats_fd = -1;
 	if (!r->o->stats)
 		return 0;
-	r->stats_fd = open(r->o->stats, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-			   0666);
+	r->stats_fd = open(r->o->stats,
+			   O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	if (r->stats_fd >= 0)
 		return 0;
 	log_error("--stats %s: %s; give a file that can be written",

@@ -11,9 +11,9 @@
 const char *vcpu_exit_name(enum vcpu_exit why)
 {
 	static const char *const names[] = {
-		[EXIT_NONE] = "none",	      [EXIT_KICK] = "kick",
-		[EXIT_HLT] = "hlt",	      [EXIT_SHUTDOWN] = "shutdown",
-		[EXIT_RESET] = "reset",	      [EXIT_POWEROFF] = "poweroff",
+		[EXIT_NONE] = "none",	     [EXIT_KICK] = "kick",
+		[EXIT_HLT] = "hlt",	     [EXIT_SHUTDOWN] = "shutdown",
+		[EXIT_RESET] = "reset",	     [EXIT_POWEROFF] = "poweroff",
 		[EXIT_DEBUG] = "debug_exit", [EXIT_ERROR] = "error",
 	};
 
@@ -39,10 +39,10 @@ static json_t *run_json(struct vm *vm, enum vcpu_exit why)
 	return json_pack("{s:s,s:s,s:f,s:f,s:f,s:I,s:I}", "exit",
 			 vcpu_exit_name(why), "engine", vm->engine->name,
 			 "wall_seconds", (double)(ns - vm->boot_ns) / 1e9,
-			 "user_seconds", seconds(ru.ru_utime),
-			 "system_seconds", seconds(ru.ru_stime),
-			 "max_rss_bytes", (json_int_t)ru.ru_maxrss * 1024,
-			 "configured_bytes", (json_int_t)vm->cfg.mem_bytes);
+			 "user_seconds", seconds(ru.ru_utime), "system_seconds",
+			 seconds(ru.ru_stime), "max_rss_bytes",
+			 (json_int_t)ru.ru_maxrss * 1024, "configured_bytes",
+			 (json_int_t)vm->cfg.mem_bytes);
 }
 
 static json_t *memory_json(struct vm *vm)

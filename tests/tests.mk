@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# What `make test` runs. Test programs print TAP; see tests/run-tests.sh.
+#
+# Picked up by themselves: tests/unit/*.c and tests/prop/*.c (cmocka), and the
+# scripts tests/*/test_*.sh. TEST_ONLY=word runs the programs with that word in
+# their path.
+
+TEST_SCRIPTS := $(sort $(wildcard tests/*/test_*.sh))
+
+# Under address and undefined-behaviour sanitizers: everything that does not
+# live by SIGSEGV, fixed addresses or its own system-call filter.
+SAN_BUILD := $(BUILD)/san
+SAN_EXCLUDE := test_bt% test_seccomp% bt_% prop_bt%
+SAN_UNITS := $(foreach s,$(UNIT_SRCS),$(if $(filter $(SAN_EXCLUDE),\
+	$(basename $(notdir $(s)))),,$(s:%.c=$(SAN_BUILD)/%)))
+san:
+	$(MAKE) --no-print-directory SAN=1 BUILD=$(SAN_BUILD) \
+		CFLAGS="-O1 -g" $(SAN_UNITS)
+
+test: deps-test
+	$(MAKE) --no-print-directory -j$(JOBS) all units guest guest-cases
+	$(MAKE) --no-print-directory -j$(JOBS) san
+	BUILD=$(BUILD) tests/run-tests.sh tests/lint/test_lint.sh $(UNITS) \
+		$(SAN_UNITS) $(filter-out tests/lint/%,$(TEST_SCRIPTS))
+
+lint:
+	tests/lint/lint.sh
+format:
+	tests/lint/format.sh --fix
+
+.PHONY: test lint format san
