@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_MMU_SHADOW_H
+#define SARDINE_VMM_MMU_SHADOW_H
+/*
+ * The shadow projection: guest virtual addresses as host mappings, in windows.
+ * See shadow.c for the essay. All calls on the vCPU thread; shadow_fill may
+ * run in its signal handler (the interrupted code is translated code, which
+ * holds nothing).
+ */
+#include "mm/base/stats.h"
+#include "mm/p2m.h"
+#include "vmm/cpu/vcpu.h"
+
+struct shadow;
+
+#define SHADOW_STATS(X, S)                                                     \
+	X(S, fills, "fills of a window after a host fault")                    \
+	X(S, pages, "pages mapped by fills")                                   \
+	X(S, upgrades, "pages made writable in place")                         \
+	X(S, unmaps, "pages unmapped")                                         \
+	X(S, revalidations, "flushes answered by walking what is mapped")      \
+	X(S, revalidated, "pages walked for that")                             \
+	X(S, spaces, "address spaces given windows")                           \
+	X(S, recycled, "address spaces recycled")                              \
+	X(S, windows, "windows created")                                       \
+	X(S, space_hits, "CR3 writes that found their windows valid")          \
+	X(S, flushes_vma, "flushes of everything for want of VMAs")            \
+	X(S, drops, "pages dropped for the p2m")                               \
+	X(S, protects, "pages made read-only for the p2m or code")
+
+/* The delta tables (bt/layout.h): lower and upper page of each view. */
+struct shadow_tables {
+	uint64_t *lo[2], *hi[2]; /* [0] CPL 0, [1] CPL 3; 512 entries each */
+};
+
+int shadow_create(struct vcpu *v, struct p2m *p, const struct shadow_tables *t,
+		  struct shadow **out);
+void shadow_destroy(struct shadow *s);
+void shadow_add_stats(struct shadow *s, struct vm *vm);
+
+/* host = guest + this, for CPL class user (0, 1). Never fails: an address
+ * whose slot has no window gets one that leads into the void. */
+uint64_t shadow_delta(struct shadow *s, uint64_t gva, unsigned user);
+
+enum shadow_fill {
+	SHADOW_OK,	/* mapped; try again */
+	SHADOW_FAULT,	/* the guest's page tables say no */
+	SHADOW_MMIO,	/* not RAM */
+	SHADOW_CODE,	/* a write to a page that holds translated code */
+	SHADOW_NOTOURS, /* host address in no window of the present view */
+	SHADOW_NOMEM,
+};
+/* The host address hva faulted (write or not) in the view of CPL class user. */
+enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
+			     unsigned user);
+/* Slow path: see to it that gva's slot has a window in the view (so that the
+ * next access gets as far as shadow_fill). False: it leads nowhere. */
+bool shadow_need_window(struct shadow *s, gva_t gva, unsigned user);
+
+/* The guest's TLB events. */
+void shadow_flush(struct shadow *s, enum tlb_flush kind, uint16_t pcid,
+		  gva_t gva);
+void shadow_cr3(struct shadow *s, bool noflush);
+void shadow_mode(struct shadow *s);
+
+/* p2m listener's work. */
+void shadow_drop_ppn(struct shadow *s, ppn_t ppn);
+void shadow_protect_ppn(struct shadow *s, ppn_t ppn);
+/* Unmap everything (idle trimming, VMA pressure). */
+void shadow_drop_all(struct shadow *s);
+
+/* Changes whenever user-half translations of the running space may have. */
+uint64_t shadow_space_epoch(const struct shadow *s);
+#endif
