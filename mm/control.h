@@ -53,8 +53,7 @@ extern const char *const control_state_names[CONTROL_NR_STATES];
 	X(bad_frame, "no such frame in the pool")                              \
 	X(no_pool, "the VM has no pool")                                       \
 	X(busy, "the monitor is stopping or could not take it now")            \
-	X(runs, "it would break the mapping into too many runs (VMAs)")        \
-	X(bad_request, "a malformed proposal")
+	X(runs, "it would break the mapping into too many runs (VMAs)")
 enum share_reason {
 #define X(n, h) SHARE_##n,
 	SHARE_REASONS(X)

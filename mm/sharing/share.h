@@ -72,8 +72,7 @@ struct share_msg {
 		struct {
 			uint64_t now_ns; /* the manager's monotonic clock */
 			uint32_t budget; /* pages to protect at most */
-			uint32_t all;	 /* 1: also pages that were collected
-					    before (a new manager) */
+			uint32_t pad;
 		} collect;
 		struct {
 			uint32_t taken; /* pages put in the collected map */
@@ -145,8 +144,6 @@ struct share_vm_config {
 	struct control *control;
 	uint64_t ram_bytes, low_limit;
 	void *user;
-	/* A new manager over a running monitor: collect everything again. */
-	bool adopted;
 };
 int share_vm_add(struct share_group *g, const struct share_vm_config *cfg,
 		 struct share_vm **out);

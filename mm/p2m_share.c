@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Collect and commit: how a page stops being written and becomes shared.
+ *
+ * Collecting a page costs its guest a protection fault on the next write (7 to
+ * 11 us under bt), so it must pay. A page has a heat: collected and written
+ * again soon, heat + 1; quiet for longer than four of its rests, heat 0. It
+ * rests 2^heat ticks of 250 ms before it is collected again. So a page in use
+ * all the time costs a fault in 4 s, and a page written once is looked at
+ * after a quarter of a second.
+ *
+ * Committing compares all bytes while the page is not noted: p2m.c's invariant
+ * says that then nobody can write it, on any road, until this thread lets him.
+ */
+#include "mm/p2m_share.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#include "mm/base/log.h"
+#include "mm/p2m_priv.h"
+#include "mm/zero.h"
+
+#define TICK_NS	 250000000ull
+#define HEAT_MAX 4u
+
+static bool rested(const struct p2m *p, uint32_t e)
+{
+	uint16_t age = p->tick - PRIV_TICK(ent_payload(e));
+
+	return age >= 1u << PRIV_HEAT(ent_payload(e));
+}
+
+static void collect_page(struct p2m *p, ppn_t ppn)
+{
+	uint32_t e = p->ent[ppn.n], heat = PRIV_HEAT(ent_payload(e));
+
+	p2m_call_protect(p, ppn);
+	if (heat < HEAT_MAX)
+		heat++;
+	p->ent[ppn.n] = ent_make(P2M_PRIVATE, e & ENT_CODE,
+				 PRIV_PAY(p->tick, heat));
+	bit_clear(p->changed, ppn.n);
+	control_add(&p->ctl->noted_pages, -1ull);
+	bit_set(p->collected, ppn.n);
+}
+
+/* The noted pages of one word of the map. */
+static uint32_t collect_word(struct p2m *p, uint64_t w, uint32_t budget)
+{
+	uint64_t bits = control_get(&p->changed[w]);
+	uint32_t taken = 0;
+
+	for (; bits && taken < budget; bits &= bits - 1) {
+		ppn_t ppn = {w * 64 + __builtin_ctzll(bits)};
+
+		if (p2m_is_ram(p, ppn) && p->ent[ppn.n] & ENT_NOTED &&
+		    rested(p, p->ent[ppn.n])) {
+			collect_page(p, ppn);
+			taken++;
+		}
+	}
+	return taken;
+}
+
+uint32_t p2m_collect(struct p2m *p, uint64_t now_ns, uint32_t budget,
+		     bool *more)
+{
+	uint64_t words = (p->max_ppn + 63) / 64, w = p->collect_at, i;
+	uint32_t taken = 0;
+
+	p->tick = now_ns / TICK_NS;
+	for (i = 0; i < words && taken < budget; i++) {
+		w = w < words ? w : 0;
+		taken += collect_word(p, w, budget - taken);
+		w += taken < budget; /* the budget ended inside: go on there */
+	}
+	p->collect_at = w;
+	*more = taken >= budget;
+	if (taken)
+		p->gen++;
+	control_add(&p->ctl->protected_, taken);
+	control_add(&p->ctl->collected_seq, taken);
+	control_add(&p->ctl->collect_rounds, 1);
+	return taken;
+}
+
+/* May this page be compared now? */
+static enum share_reason check(const struct p2m *p, ppn_t ppn)
+{
+	if (!p2m_is_ram(p, ppn))
+		return SHARE_not_ram;
+	if (ent_state(p->ent[ppn.n]) != P2M_PRIVATE)
+		return SHARE_not_private;
+	if (p->ent[ppn.n] & ENT_NOTED)
+		return SHARE_changed;
+	return SHARE_ok;
+}
+
+static const uint8_t *own_bytes(const struct p2m *p, ppn_t ppn)
+{
+	return p->base + (ppn.n << PAGE_SHIFT);
+}
+
+static void commit(struct p2m *p, ppn_t ppn, uint32_t e)
+{
+	p2m_call_drop(p, ppn);
+	p2m_set_ent(p, ppn, e);
+	p->gen++;
+}
+
+/* How many more runs there would be. */
+static bool too_many_runs(const struct p2m *p, ppn_t ppn, uint32_t frame)
+{
+	uint32_t a = ppn.n ? p->ent[ppn.n - 1] : 0, b = p->ent[ppn.n + 1];
+	int more = 1;
+
+	if (!p->max_runs)
+		return false;
+	if (ent_state(a) == P2M_SHARED && ent_payload(a) + 1 == frame)
+		more--;
+	if (ent_state(b) == P2M_SHARED && ent_payload(b) == frame + 1)
+		more--;
+	return more > 0 && p->runs + more > p->max_runs;
+}
+
+enum share_reason p2m_commit_frame(struct p2m *p, ppn_t ppn, uint32_t frame)
+{
+	enum share_reason r = check(p, ppn);
+
+	if (r)
+		return r;
+	if (!p->pool)
+		return SHARE_no_pool;
+	if (frame >= p->pool_frames)
+		return SHARE_bad_frame;
+	if (too_many_runs(p, ppn, frame))
+		return SHARE_runs;
+	if (memcmp(own_bytes(p, ppn), p->pool + ((size_t)frame << PAGE_SHIFT),
+		   PAGE_SIZE))
+		return SHARE_differs;
+	commit(p, ppn, ent_make(P2M_SHARED, p->ent[ppn.n] & ENT_CODE, frame));
+	control_add(&p->ctl->merged, 1);
+	return SHARE_ok;
+}
+
+enum share_reason p2m_commit_zero(struct p2m *p, ppn_t ppn)
+{
+	enum share_reason r = check(p, ppn);
+
+	if (r)
+		return r;
+	if (!zero_page(own_bytes(p, ppn)))
+		return SHARE_differs;
+	commit(p, ppn, ent_make(P2M_ZERO, p->ent[ppn.n] & ENT_CODE, 1));
+	control_add(&p->ctl->zero_merged, 1);
+	return SHARE_ok;
+}
+
+void p2m_punch(struct p2m *p, ppn_t ppn, uint64_t n)
+{
+	if (!n || !fallocate(p->memfd,
+			     FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			     ppn.n << PAGE_SHIFT, n << PAGE_SHIFT))
+		return;
+	/* The bytes there are those that a break or a zero page needs; only
+	 * the memory is not won. */
+	control_add(&p->ctl->punch_failed, n);
+}
+
+uint64_t p2m_runs(const struct p2m *p)
+{
+	return p->runs;
+}
+
+void p2m_set_max_runs(struct p2m *p, uint64_t n)
+{
+	p->max_runs = n;
+}
+
+struct control *p2m_control(struct p2m *p)
+{
+	return p->ctl;
+}
+
+mpn_t p2m_frame(const struct p2m *p, ppn_t ppn)
+{
+	if (p2m_get_state(p, ppn) != P2M_SHARED)
+		return MPN_NONE;
+	return (mpn_t){ent_payload(p->ent[ppn.n])};
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_MM_P2M_SHARE_H
+#define SARDINE_MM_P2M_SHARE_H
+/*
+ * The p2m's verbs for sharing: collect what was written, commit a page to a
+ * pool frame or to zero. All on the owner thread. mm/sharing/monitor.c is the
+ * caller; engines do not need this.
+ *
+ * Code pages are shared like others. Such a page keeps its code mark and is
+ * read-only before and after; its bytes do not change, so the engine may keep
+ * its translations: drop() tells only that mappings must go. A write to it
+ * later is code_written() and a break, in that order.
+ */
+#include "mm/control.h"
+#include "mm/p2m.h"
+
+/*
+ * Write-protect at most budget pages that are noted and have rested long
+ * enough (a page that keeps coming back is asked for less and less often, at
+ * most 4 s apart), and put them in the control area's collected map. Returns
+ * how many; *more: the budget ended it.
+ */
+uint32_t p2m_collect(struct p2m *p, uint64_t now_ns, uint32_t budget,
+		     bool *more);
+
+/*
+ * Switch a page to a frame of the pool, or to zero. SHARE_ok, or why not (and
+ * nothing has changed). The page's block stays until p2m_punch().
+ */
+enum share_reason p2m_commit_frame(struct p2m *p, ppn_t ppn, uint32_t frame);
+enum share_reason p2m_commit_zero(struct p2m *p, ppn_t ppn);
+/* Give back the blocks of n pages that were just committed. */
+void p2m_punch(struct p2m *p, ppn_t ppn, uint64_t n);
+
+/* Maximal runs of shared pages on consecutive frames (a nested mapping needs
+ * about two VMAs for each), and a limit on them: 0, none. */
+uint64_t p2m_runs(const struct p2m *p);
+void p2m_set_max_runs(struct p2m *p, uint64_t n);
+/* The control area that the p2m was created with (its own if with none). */
+struct control *p2m_control(struct p2m *p);
+/* The frame of a SHARED page, or MPN_NONE. */
+mpn_t p2m_frame(const struct p2m *p, ppn_t ppn);
+#endif
