@@ -5,7 +5,7 @@
 GC := tests/guest
 GCB := $(BUILD)/guest-cases
 GC_CFLAGS := -std=gnu11 -O2 -g0 -Wall -Wextra -Wno-unused-parameter \
-	-ffreestanding -fno-builtin -fno-pic -no-pie -mno-red-zone \
+	-Wno-format-zero-length -ffreestanding -fno-builtin -fno-pic -no-pie -mno-red-zone \
 	-mgeneral-regs-only -mcmodel=small -fno-stack-protector \
 	-fcf-protection=none -fno-asynchronous-unwind-tables \
 	-fno-strict-aliasing -fwrapv -fno-toplevel-reorder -MMD -MP

@@ -144,15 +144,33 @@ void printf(const char *fmt, ...)
 	va_end(ap);
 }
 
-void fail_at(const char *file, int line, const char *fmt, ...)
+static void fail_head(const char *file, int line)
 {
-	va_list ap;
-
 	if (++failures > 40) {
 		printf("too many failures\n");
 		finish();
 	}
 	printf("FAIL %s:%d [%s] ", file, line, part_name);
+}
+
+void check_failed(const char *file, int line, const char *cond,
+		  const char *fmt, ...)
+{
+	va_list ap;
+
+	fail_head(file, line);
+	printf("%s: ", cond);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	printf("\n");
+}
+
+void fail_at(const char *file, int line, const char *fmt, ...)
+{
+	va_list ap;
+
+	fail_head(file, line);
 	va_start(ap, fmt);
 	vprintf(fmt, ap);
 	va_end(ap);
@@ -262,6 +280,18 @@ bool expect_pf_at(const char *file, int line, const struct regs *r, u64 err,
 		return true;
 	fail_at(file, line, "cr2 %lx, want %lx", r->cr2, cr2);
 	return false;
+}
+
+void tcg_ss(struct regs *r)
+{
+	if (r->vec == 13 && !r->err && is_tcg())
+		r->vec = 12;
+}
+
+void tcg_rmw(struct regs *r)
+{
+	if (r->vec == 14 && !(r->err & PF_P) && is_tcg())
+		r->err |= PF_W;
 }
 
 void run(struct regs *r)
