@@ -35,6 +35,7 @@ enum cpu_status cpu_swapgs(struct vcpu *v);
  * rights outside 64-bit mode, canonical form inside it (#GP/#SS). */
 enum cpu_status seg_linear(struct vcpu *v, enum seg_reg s, uint64_t off,
 			   unsigned len, unsigned mem_access, gva_t *out);
+/* MOV/POP to Sreg, LDS and friends. CS is #UD. SS sets irq_shadow. */
 enum cpu_status cpu_load_seg(struct vcpu *v, enum seg_reg s, uint16_t sel);
 enum cpu_status cpu_lldt(struct vcpu *v, uint16_t sel);
 enum cpu_status cpu_ltr(struct vcpu *v, uint16_t sel);
@@ -95,6 +96,11 @@ bool cpu_has(const struct vcpu *v, enum cpu_feature f);
 /* Guest TSC frequency in kHz (the host's), told by CPUID 15h, 16h and the
  * KVM leaves. */
 uint32_t cpu_tsc_khz(void);
+/* The core crystal of CPUID 15h in Hz: what Linux takes for the input clock
+ * of the local APIC's timer. */
+uint32_t cpu_crystal_hz(void);
+/* The guest's TSC now. */
+uint64_t cpu_guest_tsc(const struct vcpu *v);
 /* The crystal told by CPUID 15h (ECX); the local APIC's timer counts it.
  * With EAX = crystal / 1000 and EBX = TSC kHz the TSC comes out exact. */
 uint32_t cpu_crystal_hz(void);
