@@ -6,6 +6,7 @@
  * subcommand is one file that defines one struct command.
  */
 #include "vmm/cli/options.h"
+#include "vmm/confine.h"
 #include "vmm/engine.h"
 
 enum cli_status {
@@ -48,4 +49,7 @@ uint64_t cli_host_mem(void);
  * err. what: "--kernel". */
 enum cli_status cli_check_file(const char *what, const char *path, char *err,
 			       size_t errlen);
+
+/* "kill", "trap", "off". 0 or -EINVAL. */
+int cli_confine_mode(const char *name, enum confine_mode *mode);
 #endif

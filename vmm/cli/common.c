@@ -133,3 +133,20 @@ enum cli_status cli_check_file(const char *what, const char *path, char *err,
 	snprintf(err, errlen, "%s %s: %s", what, path, why);
 	return CLI_HOST;
 }
+
+int cli_confine_mode(const char *name, enum confine_mode *mode)
+{
+	static const char *const names[] = {
+		[CONFINE_OFF] = "off",
+		[CONFINE_TRAP] = "trap",
+		[CONFINE_KILL] = "kill",
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		if (strcmp(name, names[i]))
+			continue;
+		*mode = (enum confine_mode)i;
+		return 0;
+	}
+	return -EINVAL;
+}

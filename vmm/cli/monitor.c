@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `sardine monitor`: what `pack` starts for each VM. Not for people. */
+#include <stdio.h>
+#include <string.h>
+
+#include "mm/base/log.h"
+#include "vmm/cli/cli.h"
+#include "vmm/monitor.h"
+
+#define LOG_MAX (64ull << 20)
+
+struct monitor_opts {
+	char *name, *kernel, *initrd, *append, *engine, *marker, *confine;
+	uint64_t mem, tc_size;
+	uint32_t socket_fd, mem_fd, control_fd, pool_fd, log_fd;
+	bool no_reboot, verbose;
+};
+
+#define NO_FD "4294967295"
+static const struct opt opts[] = {
+	{"name", 0, OPT_STR, "NAME", "of the VM",
+	 OPT(struct monitor_opts, name), .required = true},
+	{"kernel", 0, OPT_STR, "FILE", "kernel",
+	 OPT(struct monitor_opts, kernel), .required = true},
+	{"initrd", 0, OPT_STR, "FILE", "initial ramdisk",
+	 OPT(struct monitor_opts, initrd)},
+	{"append", 0, OPT_STR, "STR", "command line",
+	 OPT(struct monitor_opts, append)},
+	{"mem", 0, OPT_SIZE, "SIZE", "guest memory",
+	 OPT(struct monitor_opts, mem), .required = true},
+	{"engine", 0, OPT_STR, "NAME", "engine", .dflt = "auto",
+	 OPT(struct monitor_opts, engine)},
+	{"marker", 0, OPT_STR, "STR", "what the guest prints in userland",
+	 OPT(struct monitor_opts, marker)},
+	{"confine", 0, OPT_STR, "MODE", "kill, trap or off", .dflt = "kill",
+	 OPT(struct monitor_opts, confine)},
+	{"tc-size", 0, OPT_SIZE, "SIZE", "translation cache",
+	 OPT(struct monitor_opts, tc_size)},
+	{"socket-fd", 0, OPT_UINT, "N", "the manager's socket",
+	 OPT(struct monitor_opts, socket_fd), .required = true},
+	{"mem-fd", 0, OPT_UINT, "N", "the guest's memfd",
+	 OPT(struct monitor_opts, mem_fd), .required = true},
+	{"control-fd", 0, OPT_UINT, "N", "the control area",
+	 OPT(struct monitor_opts, control_fd), .required = true},
+	{"pool-fd", 0, OPT_UINT, "N", "the share group's pool", .dflt = NO_FD,
+	 OPT(struct monitor_opts, pool_fd)},
+	{"log-fd", 0, OPT_UINT, "N", "console output", .dflt = NO_FD,
+	 OPT(struct monitor_opts, log_fd)},
+	{"no-reboot", 0, OPT_FLAG, NULL, "a reset ends the run",
+	 OPT(struct monitor_opts, no_reboot)},
+	{"verbose", 0, OPT_FLAG, NULL, "say more",
+	 OPT(struct monitor_opts, verbose)},
+};
+
+static int monitor_status(enum vcpu_exit why)
+{
+	switch (why) {
+	case EXIT_POWEROFF:
+		return CLI_OK;
+	case EXIT_RESET:
+	case EXIT_SHUTDOWN:
+		return CLI_RESET;
+	default:
+		return CLI_ENGINE;
+	}
+}
+
+static int monitor_main(void *values, char *const args[])
+{
+	const struct monitor_opts *o = values;
+	struct monitor_config cfg = {
+		.vm =
+			{
+				.name = o->name,
+				.mem_bytes = o->mem,
+				.kernel = o->kernel,
+				.initrd = o->initrd,
+				.cmdline = o->append,
+				.no_reboot = o->no_reboot,
+				.tc_bytes = o->tc_size,
+			},
+		.socket_fd = (int)o->socket_fd,
+		.memfd = (int)o->mem_fd,
+		.control_fd = (int)o->control_fd,
+		.pool_fd = (int)o->pool_fd,
+		.log_fd = (int)o->log_fd,
+		.log_max = LOG_MAX,
+		.marker = o->marker,
+	};
+	enum vcpu_exit why = EXIT_NONE;
+	enum cli_status s = CLI_OK;
+	char err[512];
+
+	if (o->verbose)
+		log_threshold = LOG_INFO;
+	if (cli_confine_mode(o->confine, &cfg.confine)) {
+		log_error("--confine %s: use kill, trap or off", o->confine);
+		return CLI_USAGE;
+	}
+	cfg.vm.engine = cli_engine_pick(o->engine, err, sizeof(err), &s);
+	if (!cfg.vm.engine) {
+		log_error("%s: %s", o->name, err);
+		return s;
+	}
+	if (monitor_run(&cfg, &why, err, sizeof(err))) {
+		log_error("%s: %s", o->name, err);
+		return CLI_HOST;
+	}
+	return monitor_status(why);
+}
+
+const struct command cmd_monitor = {
+	.name = "monitor",
+	.summary = "One VM under a manager (started by `sardine pack`)",
+	.args = "",
+	.opts = opts,
+	.n_opts = ARRAY_SIZE(opts),
+	.values_size = sizeof(struct monitor_opts),
+	.hidden = true,
+	.run = monitor_main,
+};

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_CLI_REPORT_H
+#define SARDINE_VMM_CLI_REPORT_H
+/*
+ * One sample of a running host: what `pack` and `top` show. The manager fills
+ * it, sends it as JSON, and `top` reads it back. What is read back was written
+ * by somebody else: report_from_json checks every type and bounds every
+ * string, and names are printable ASCII afterwards.
+ */
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define REPORT_NAME    40
+#define REPORT_REFUSED 16
+#define REPORT_MAX_VMS 4096
+
+struct report_vm {
+	char name[REPORT_NAME];
+	char state[16];
+	int64_t pid; /* 0: none (any more) */
+	uint64_t configured_bytes;
+	uint64_t private_bytes;	 /* blocks of its own */
+	uint64_t shared_bytes;	 /* pages on frames of the pool */
+	uint64_t zero_bytes;	 /* pages with nothing behind them */
+	uint64_t overhead_bytes; /* the monitor's own memory and page tables */
+	uint64_t boot_ms;	 /* start to userland; 0: not yet */
+};
+
+struct report {
+	uint64_t budget_bytes, used_bytes, pool_bytes;
+	char host_state[16];	  /* "ok", "over": used is more than budget */
+	uint64_t available_bytes; /* MemAvailable of the host */
+	uint64_t seconds;	  /* since the manager started */
+
+	struct report_vm *vms;
+	size_t n_vms;
+
+	uint64_t saved_bytes, oracle_bytes;
+	bool oracle_valid; /* it was measured */
+	uint64_t merged_pages, broken_pages, scanned_pages;
+	uint64_t zero_merged_pages;
+	struct {
+		char name[REPORT_NAME];
+		uint64_t count;
+	} refused[REPORT_REFUSED];
+	size_t n_refused;
+	char audit[16]; /* "", "clean", "failed" */
+};
+
+json_t *report_to_json(const struct report *r); /* NULL: out of memory */
+/* 0, -EINVAL (not the shape), -ENOMEM. report_free afterwards. */
+int report_from_json(const json_t *o, struct report *r);
+void report_free(struct report *r);
+
+/* The table for people: at most max_vms VM lines (0: all), then totals. Lines
+ * end with eol ("\n", or with an escape that clears the rest first). Returns
+ * how many lines. */
+unsigned report_print(const struct report *r, FILE *f, size_t max_vms,
+		      const char *eol);
+/* One line: how things stand. No newline. */
+void report_line(const struct report *r, char *buf, size_t len);
+#endif

@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Threads. The main thread is the vCPU thread. The I/O thread brings the
+ * manager's messages: each is received into a slot of a small queue and posted
+ * to the vCPU thread, which alone may change the p2m; that thread also sends
+ * the answer. The manager has a bounded number of messages under way, so the
+ * queue cannot overflow unless the manager breaks the protocol; then the
+ * monitor hangs up, as it does on any malformed message, and runs on alone.
+ *
+ * Console. The UART writes into a pipe of ours; the I/O thread moves it to the
+ * log file and looks for the marker on the way. The log is bounded, because a
+ * guest decides how much it prints.
+ */
+#include "vmm/monitor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "mm/base/log.h"
+#include "mm/control.h"
+#include "mm/sharing/share.h"
+#include "vmm/dev/iothread.h"
+
+#define QUEUE	   16
+#define MARKER_MAX 64
+
+struct request {
+	struct vm_work work; /* first: the work's address is the request's */
+	struct monitor *m;
+	bool busy;
+	size_t len;
+	struct share_msg msg;
+};
+
+struct monitor {
+	const struct monitor_config *cfg;
+	struct vm *vm;
+	struct control *control;
+	size_t control_bytes;
+	int signals;
+	int console[2]; /* pipe: UART -> I/O thread */
+	uint64_t boot_ns;
+	uint64_t logged;
+	bool log_full;
+	size_t matched;	      /* bytes of the marker seen */
+	bool up;	      /* the marker came */
+	pthread_mutex_t lock; /* busy flags, hung_up */
+	bool hung_up;
+	struct request queue[QUEUE];
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- the manager's messages ---- */
+
+/* No more from this manager. I/O or vCPU thread. shutdown() makes the other
+ * side see it, and the I/O thread take the descriptor out. */
+static void hang_up(struct monitor *m, const char *why)
+{
+	bool first;
+
+	pthread_mutex_lock(&m->lock);
+	first = !m->hung_up;
+	m->hung_up = true;
+	pthread_mutex_unlock(&m->lock);
+	if (!first)
+		return;
+	log_info("%s: no manager any more (%s); running on unshared",
+		 m->cfg->vm.name, why);
+	shutdown(m->cfg->socket_fd, SHUT_RDWR);
+}
+
+/* vCPU thread. */
+static void serve(struct vm *vm, struct vm_work *w)
+{
+	struct request *rq = container_of(w, struct request, work);
+	struct monitor *m = rq->m;
+	struct share_msg out;
+	int r;
+
+	r = share_monitor_handle(vm->p2m, &rq->msg, &out, false);
+	if (r)
+		hang_up(m, "it sent something that is no request");
+	else if (send(m->cfg->socket_fd, &out, share_msg_bytes(&out),
+		      MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		hang_up(m, "it takes no answers");
+	pthread_mutex_lock(&m->lock);
+	rq->busy = false;
+	pthread_mutex_unlock(&m->lock);
+}
+
+static struct request *free_request(struct monitor *m)
+{
+	struct request *rq = NULL;
+
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < QUEUE && !rq; i++) {
+		if (m->queue[i].busy)
+			continue;
+		rq = &m->queue[i];
+		rq->busy = true;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return rq;
+}
+
+static void drop_request(struct monitor *m, struct request *rq)
+{
+	pthread_mutex_lock(&m->lock);
+	rq->busy = false;
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* I/O thread: one message, or the end of the manager. */
+static void on_socket(void *ctx, uint32_t events)
+{
+	struct monitor *m = ctx;
+	struct request *rq = free_request(m);
+	ssize_t n;
+
+	if (!rq) {
+		hang_up(m, "too many messages at once");
+		iothread_del_fd(m->vm->io, m->cfg->socket_fd);
+		return;
+	}
+	n = recv(m->cfg->socket_fd, &rq->msg, sizeof(rq->msg),
+		 MSG_DONTWAIT | MSG_TRUNC);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+		drop_request(m, rq);
+		return;
+	}
+	if (n <= 0 || !share_msg_ok(&rq->msg, (size_t)n)) {
+		drop_request(m, rq);
+		hang_up(m, n <= 0 ? "it is gone" : "a malformed message");
+		iothread_del_fd(m->vm->io, m->cfg->socket_fd);
+		return;
+	}
+	rq->len = (size_t)n;
+	vm_post(m->vm, &rq->work);
+}
+
+/* ---- signals ---- */
+
+static void on_signal(void *ctx, uint32_t events)
+{
+	struct monitor *m = ctx;
+	struct signalfd_siginfo si;
+
+	if (read(m->signals, &si, sizeof(si)) == sizeof(si))
+		vm_stop(m->vm);
+}
+
+/* SIGTERM ends the VM; what a terminal sends to everybody does not. */
+static int take_signals(struct monitor *m)
+{
+	static const int ignored[] = {SIGINT, SIGHUP, SIGQUIT, SIGPIPE};
+	sigset_t set;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ignored); i++)
+		signal(ignored[i], SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	if (sigprocmask(SIG_BLOCK, &set, NULL))
+		return -errno;
+	m->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return m->signals < 0 ? -errno : 0;
+}
+
+/* ---- console ---- */
+
+static void userland(struct monitor *m)
+{
+	uint64_t ms = (now_ns() - m->boot_ns) / 1000000;
+
+	m->up = true;
+	control_set(&m->control->boot_ms, ms ? ms : 1);
+}
+
+/*
+ * Look for the marker across reads. On a mismatch the longest prefix that is
+ * also a suffix of what was seen would be kept (Knuth, Morris, Pratt); with a
+ * marker of a few dozen bytes the plain way of trying shorter prefixes costs
+ * nothing.
+ */
+static void watch(struct monitor *m, const char *buf, size_t n)
+{
+	const char *k = m->cfg->marker;
+	size_t len = k ? strlen(k) : 0;
+
+	for (size_t i = 0; len && !m->up && i < n; i++) {
+		while (m->matched && k[m->matched] != buf[i]) {
+			size_t p = m->matched - 1;
+
+			while (p && memcmp(k, k + m->matched - p, p))
+				p--;
+			m->matched = p;
+		}
+		if (k[m->matched] == buf[i])
+			m->matched++;
+		if (m->matched == len)
+			userland(m);
+	}
+}
+
+static void log_bytes(struct monitor *m, const char *buf, size_t n)
+{
+	static const char full[] = "\n[sardine: log full, rest dropped]\n";
+
+	if (m->cfg->log_fd < 0 || m->log_full)
+		return;
+	if (m->logged + n > m->cfg->log_max) {
+		m->log_full = true;
+		buf = full;
+		n = sizeof(full) - 1;
+	}
+	while (n) {
+		ssize_t w = write(m->cfg->log_fd, buf, n);
+
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w <= 0) { /* disk full, say: the VM goes on */
+			m->log_full = true;
+			return;
+		}
+		buf += w;
+		n -= (size_t)w;
+		m->logged += (uint64_t)w;
+	}
+}
+
+/* I/O thread; the main thread when that one has stopped. */
+static void on_console(void *ctx, uint32_t events)
+{
+	struct monitor *m = ctx;
+	char buf[4096];
+	ssize_t n = read(m->console[0], buf, sizeof(buf));
+
+	if (n <= 0)
+		return;
+	watch(m, buf, (size_t)n);
+	log_bytes(m, buf, (size_t)n);
+}
+
+static void drain_console(struct monitor *m)
+{
+	char buf[4096];
+	ssize_t n;
+
+	while ((n = read(m->console[0], buf, sizeof(buf))) > 0) {
+		watch(m, buf, (size_t)n);
+		log_bytes(m, buf, (size_t)n);
+	}
+}
+
+/* ---- life ---- */
+
+static int close_others(const struct monitor_config *cfg)
+{
+	int keep[5], n = 0;
+	const int all[] = {cfg->socket_fd, cfg->memfd, cfg->control_fd,
+			   cfg->pool_fd, cfg->log_fd};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+		if (all[i] >= 0)
+			keep[n++] = all[i];
+	return confine_close_fds(keep, (size_t)n);
+}
+
+static int prepare(struct monitor *m, char *err, size_t errlen)
+{
+	int r = close_others(m->cfg);
+
+	if (!r)
+		r = control_map(m->cfg->control_fd, &m->control,
+				&m->control_bytes);
+	if (!r)
+		r = take_signals(m);
+	if (!r && pipe2(m->console, O_CLOEXEC | O_NONBLOCK))
+		r = -errno;
+	if (r)
+		snprintf(err, errlen, "%s: the monitor cannot start: %s",
+			 m->cfg->vm.name, strerror(-r));
+	return r;
+}
+
+static int create_vm(struct monitor *m, char *err, size_t errlen)
+{
+	struct vm_config c = m->cfg->vm;
+
+	c.memfd = m->cfg->memfd;
+	c.pool_fd = m->cfg->pool_fd;
+	c.control = m->control;
+	c.console_out = m->console[1];
+	c.console_in = -1;
+	control_set(&m->control->pid, (uint64_t)getpid());
+	control_set(&m->control->state, CONTROL_STARTING);
+	m->boot_ns = now_ns();
+	return vm_create(&c, &m->vm, err, errlen);
+}
+
+static int connect_io(struct monitor *m)
+{
+	struct iothread *io = m->vm->io;
+	int r;
+
+	for (unsigned i = 0; i < QUEUE; i++) {
+		m->queue[i].work.fn = serve;
+		m->queue[i].m = m;
+	}
+	r = iothread_add_fd(io, m->console[0], EPOLLIN, on_console, m);
+	if (!r)
+		r = iothread_add_fd(io, m->signals, EPOLLIN, on_signal, m);
+	if (!r)
+		r = iothread_add_fd(io, m->cfg->socket_fd, EPOLLIN, on_socket,
+				    m);
+	return r;
+}
+
+static int confine(struct monitor *m)
+{
+	int r;
+
+	if (m->cfg->confine == CONFINE_OFF)
+		return 0;
+	r = confine_privileges();
+	return r ? r : confine_seccomp(m->cfg->confine, false);
+}
+
+static enum control_state end_state(enum vcpu_exit why)
+{
+	switch (why) {
+	case EXIT_POWEROFF:
+		return CONTROL_POWEROFF;
+	case EXIT_RESET:
+	case EXIT_SHUTDOWN:
+		return CONTROL_RESET;
+	default:
+		return CONTROL_ERROR;
+	}
+}
+
+static enum vcpu_exit run(struct monitor *m)
+{
+	enum vcpu_exit why;
+
+	control_set(&m->control->state, CONTROL_RUNNING);
+	why = vm_run(m->vm);
+	if (why == EXIT_ERROR) {
+		log_error("%s: the %s engine stopped the VM: %s",
+			  m->cfg->vm.name, m->vm->engine->name,
+			  m->vm->vcpu->exit_reason);
+		vcpu_dump(m->vm->vcpu, STDERR_FILENO);
+	} else if (p2m_audit(m->vm->p2m)) {
+		log_error("%s: the audit of its memory failed",
+			  m->cfg->vm.name);
+		why = EXIT_ERROR;
+	}
+	control_set(&m->control->exit_code, (uint64_t)m->vm->vcpu->exit_code);
+	return why;
+}
+
+int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
+		char *err, size_t errlen)
+{
+	struct monitor *m = calloc(1, sizeof(*m));
+	int r;
+
+	if (!m) {
+		snprintf(err, errlen, "out of memory");
+		return -ENOMEM;
+	}
+	m->cfg = cfg;
+	m->signals = m->console[0] = m->console[1] = -1;
+	pthread_mutex_init(&m->lock, NULL);
+	r = prepare(m, err, errlen);
+	if (!r)
+		r = create_vm(m, err, errlen);
+	if (r)
+		return r; /* the process ends now; nothing to tidy up */
+	r = connect_io(m);
+	if (!r)
+		r = confine(m);
+	if (r) {
+		snprintf(err, errlen,
+			 "%s: the monitor cannot confine itself: "
+			 "%s; does this kernel have seccomp?",
+			 cfg->vm.name, strerror(-r));
+		vm_destroy(m->vm);
+		return r;
+	}
+	*why = run(m);
+	iothread_stop(m->vm->io);
+	vm_destroy(m->vm); /* flushes the UART into the pipe */
+	drain_console(m);
+	control_set(&m->control->state, end_state(*why));
+	return 0;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_MONITOR_H
+#define SARDINE_VMM_MONITOR_H
+/*
+ * The monitor: the process of one VM under a manager (`sardine pack`).
+ *
+ * The manager makes it with a socket (SOCK_SEQPACKET), the guest's memfd, the
+ * control area and the share group's pool (read-only), and no more. It loads
+ * the kernel, confines itself, and runs the guest. On the socket come
+ * proposals (mm/sharing/share.h) and nothing else; SIGTERM asks it to stop.
+ * When the manager goes away the VM runs on: what is shared stays shared (the
+ * pool's descriptor keeps it), nothing more becomes so.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/confine.h"
+#include "vmm/vm.h"
+
+struct monitor_config {
+	struct vm_config vm; /* without memfd, pool_fd, control, console_* */
+	int socket_fd;	     /* to the manager */
+	int memfd;
+	int control_fd;
+	int pool_fd;	    /* or -1 */
+	int log_fd;	    /* console output goes there, or -1 */
+	uint64_t log_max;   /* bytes of log at most; the rest is dropped */
+	const char *marker; /* printed by the guest in userland, or NULL */
+	enum confine_mode confine;
+};
+
+/*
+ * Run the VM to its end. The process must be single-threaded; afterwards it is
+ * confined for good and should exit. *why is how the run ended; 0, or -errno
+ * with a line in err when the VM could not be started. When the VM's audit
+ * fails at the end, *why is EXIT_ERROR.
+ */
+int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
+		char *err, size_t errlen);
+#endif
