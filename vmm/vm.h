@@ -54,6 +54,20 @@ struct vm_config {
 	bool lockstep;
 };
 
+#define RUN_STATS(X)                                                           \
+	X(engine_runs, "times the engine was entered")                         \
+	X(exit_kick, "times it came back because it was kicked")               \
+	X(exit_hlt, "times it came back because the guest halted")             \
+	X(irq_injected, "interrupts delivered to the guest")                   \
+	X(irq_shadow_steps, "single steps past STI or MOV SS")                 \
+	X(hlt_waits, "sleeps in HLT")                                          \
+	X(hlt_ns, "nanoseconds slept in HLT")                                  \
+	X(work, "work items run for other threads")                            \
+	X(resets, "resets of the machine")
+struct run_stats {
+	RUN_STATS(STAT_FIELD)
+};
+
 struct vm_work {
 	void (*fn)(struct vm *vm, struct vm_work *w);
 	struct vm_work *next;
@@ -82,9 +96,12 @@ struct vm {
 	pthread_cond_t wait_cond;
 	struct vm_work *work;
 	_Atomic bool waiting;	 /* the vCPU thread sleeps in HLT */
-	/* What VCPU_REQ_EXIT asks for; the run loop moves it to v->exit. */
-	_Atomic int exit_request; /* enum vcpu_exit */
-	_Atomic int exit_request_code;
+	/* What VCPU_REQ_EXIT asks for: enum vcpu_exit, and the code << 32. The
+	 * run loop moves it to v->exit and v->exit_code. */
+	_Atomic uint64_t exit_request;
+	_Atomic bool stopping; /* vm_stop was called */
+	struct run_stats run_stats;
+	struct stat_group run_stat_group;
 	uint64_t boot_ns; /* CLOCK_MONOTONIC at creation */
 };
 
