@@ -5,8 +5,7 @@
  *
  * The layout is a function of the VM's size alone. The manager computes it
  * from its own configuration and never follows the offsets in the header once
- * a monitor can write them (share_host does its own arithmetic with
- * control_init's rules on a private copy).
+ * a monitor can write them (control_offsets).
  */
 #include "mm/control.h"
 
@@ -58,18 +57,28 @@ size_t control_bytes(uint64_t ram_bytes, uint64_t low_limit)
 	return page_up(sizeof(struct control)) + 3 * bitmap_bytes(max);
 }
 
-void control_init(struct control *c, uint64_t ram_bytes, uint64_t low_limit,
-		  const char *name)
+void control_offsets(uint64_t ram_bytes, uint64_t low_limit, uint64_t off[3])
 {
 	uint64_t max = control_max_ppn(ram_bytes, low_limit);
 
+	off[0] = page_up(sizeof(struct control));
+	off[1] = off[0] + bitmap_bytes(max);
+	off[2] = off[1] + bitmap_bytes(max);
+}
+
+void control_init(struct control *c, uint64_t ram_bytes, uint64_t low_limit,
+		  const char *name)
+{
+	uint64_t off[3];
+
+	control_offsets(ram_bytes, low_limit, off);
 	c->magic = CONTROL_MAGIC;
 	c->version = CONTROL_VERSION;
 	c->size = control_bytes(ram_bytes, low_limit);
-	c->max_ppn = max;
-	c->changed_off = page_up(sizeof(*c));
-	c->collected_off = c->changed_off + bitmap_bytes(max);
-	c->released_off = c->collected_off + bitmap_bytes(max);
+	c->max_ppn = control_max_ppn(ram_bytes, low_limit);
+	c->changed_off = off[0];
+	c->collected_off = off[1];
+	c->released_off = off[2];
 	snprintf(c->name, sizeof(c->name), "%s", name ? name : "");
 	c->state = CONTROL_NEW;
 }

@@ -118,6 +118,9 @@ int control_create(uint64_t ram_bytes, uint64_t low_limit, const char *name,
  * does not fit. */
 int control_map(int fd, struct control **out, size_t *bytes);
 void control_unmap(struct control *c, size_t bytes);
+/* Where the three maps begin (changed, collected, released), for whoever must
+ * not believe the header. */
+void control_offsets(uint64_t ram_bytes, uint64_t low_limit, uint64_t off[3]);
 /* One past the last PPN of a VM of this size. */
 uint64_t control_max_ppn(uint64_t ram_bytes, uint64_t low_limit);
 

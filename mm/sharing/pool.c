@@ -16,8 +16,9 @@
  *
  * Data: an extent table (bitmap, count, owner), a hash from (owner, piece) to
  * extent, a list of empty extents. An extent that becomes empty loses its
- * owner. When no extent is empty, places in others' extents are given away
- * (first fit); then runs suffer, not sharing.
+ * owner. A page whose place is taken (its earlier contents live on in other
+ * VMs) goes to an extent of nobody's; when no extent is empty, places in others'
+ * extents are given away (first fit): runs suffer then, not sharing.
  *
  * The file: monitors get a descriptor opened O_RDONLY; its mode is 0400, so
  * that reopening it for writing takes CAP_DAC_OVERRIDE or chmod, which the
@@ -55,6 +56,7 @@ struct pool {
 	struct extent *ext; /* sparse mapping */
 	uint32_t extents, touched; /* [touched, extents) were never used */
 	uint32_t empty;		   /* list, number + 1 */
+	uint32_t spill;		   /* for pages without a place, number + 1 */
 	uint32_t fit;		   /* where first fit goes on */
 	uint32_t *hash, hash_size;
 	uint32_t used;
@@ -159,6 +161,10 @@ uint32_t pool_frames(const struct pool *q)
 {
 	return q->extents * POOL_EXTENT;
 }
+uint32_t pool_end(const struct pool *q)
+{
+	return q->touched * POOL_EXTENT;
+}
 
 bool pool_in_use(const struct pool *q, uint32_t f)
 {
@@ -202,6 +208,7 @@ static void disown(struct pool *q, struct extent *e)
 	e->next = 0;
 }
 
+/* w NULL: an extent of nobody's. */
 static struct extent *new_extent(struct pool *q, const struct pool_wish *w)
 {
 	uint32_t id = q->empty, *link;
@@ -214,6 +221,9 @@ static struct extent *new_extent(struct pool *q, const struct pool_wish *w)
 	else
 		return NULL;
 	e = &q->ext[id - 1];
+	e->next = 0;
+	if (!w)
+		return e;
 	e->owner = w->owner;
 	e->piece = w->page / POOL_EXTENT;
 	link = chain_of(q, e->owner, e->piece);
@@ -238,18 +248,33 @@ static bool is_free(const struct extent *e, unsigned place)
 	return !(e->used[place / 64] >> place % 64 & 1);
 }
 
+static uint32_t take_first(struct pool *q, struct extent *e)
+{
+	for (unsigned w = 0; w < WORDS; w++)
+		if (~e->used[w])
+			return take(q, e,
+				    w * 64 + __builtin_ctzll(~e->used[w]));
+	return POOL_NONE;
+}
+
+/* No place of its own: the spill extent, a new one, then anybody's. Empty
+ * extents are on the list and only new_extent takes them off. */
 static uint32_t take_any(struct pool *q)
 {
+	if (!q->spill || q->ext[q->spill - 1].count == POOL_EXTENT) {
+		struct extent *e = new_extent(q, NULL);
+
+		q->spill = e ? e - q->ext + 1 : 0;
+	}
+	if (q->spill)
+		return take_first(q, &q->ext[q->spill - 1]);
 	for (uint32_t i = 0; i < q->touched; i++) {
 		struct extent *e = &q->ext[(q->fit + i) % q->touched];
 
-		if (e->count == POOL_EXTENT)
+		if (!e->count || e->count == POOL_EXTENT)
 			continue;
 		q->fit = e - q->ext;
-		for (unsigned w = 0; w < WORDS; w++)
-			if (~e->used[w])
-				return take(q, e, w * 64 +
-						  __builtin_ctzll(~e->used[w]));
+		return take_first(q, e);
 	}
 	return POOL_NONE;
 }
@@ -294,6 +319,8 @@ void pool_free(struct pool *q, uint32_t f)
 	if (--e->count)
 		return;
 	disown(q, e);
+	if (q->spill == e - q->ext + 1)
+		q->spill = 0;
 	e->next = q->empty;
 	q->empty = e - q->ext + 1;
 }

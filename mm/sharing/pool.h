@@ -44,6 +44,8 @@ const void *pool_read(const struct pool *q, uint32_t frame);
 bool pool_in_use(const struct pool *q, uint32_t frame);
 uint32_t pool_used(const struct pool *q);
 uint32_t pool_frames(const struct pool *q);
+/* One past the highest frame ever given out. */
+uint32_t pool_end(const struct pool *q);
 /* Recount; frames written and not freed are what the file has. 0, -EUCLEAN */
 int pool_audit(struct pool *q);
 #endif
