@@ -1,0 +1,887 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * x87, MMX, SSE and AVX. The guest's registers are in v->fpu, an XSAVE image in
+ * standard format. Most instructions run in a native thunk (native.c) on that
+ * image; what touches memory in a way of its own (gathers, masked moves, state
+ * save and restore) is done here in C.
+ *
+ * Checks come first, in the order of the manuals: #UD by control registers, #NM,
+ * a pending x87 exception (#MF), the operand's address (#GP when misaligned,
+ * #PF). A destination in memory is probed before the instruction runs, so that
+ * storing the result afterwards cannot fail.
+ *
+ * SIMD exceptions: the thunk runs with all of them masked. If the flags that it
+ * raised include one that the guest has not masked, the image from before comes
+ * back, the flags are added, and #XM is raised. (Known gap: an exact tiny result
+ * under unmasked underflow raises nothing, because the masked response sets no
+ * flag.) x87 exceptions wait for the next waiting instruction anyway.
+ *
+ * XSTATE_BV: all three components are always in use here; an image that comes
+ * from outside (XSAVE by the translator's exit) with some in their initial
+ * state is filled in first.
+ */
+#include "vmm/cpu/interp_priv.h"
+#include "vmm/cpu/native.h"
+
+#define FX_FCW	 0
+#define FX_FSW	 2
+#define FX_FTW	 4
+#define FX_FOP	 6
+#define FX_FIP	 8
+#define FX_FDP	 16
+#define FX_MXCSR 24
+#define FX_MXMASK 28
+#define FX_ST	 32
+#define FX_XMM	 160
+#define XS_BV	 512
+#define XS_COMP	 520
+#define XS_YMM	 576
+#define IMAGE_BYTES 832
+
+#define XC_X87 1u
+#define XC_SSE 2u
+#define XC_AVX 4u
+#define MXCSR_MASK 0xffffu
+#define MXCSR_INIT 0x1f80u
+#define FSW_ES 0x80
+
+static inline uint8_t *image(struct vcpu *v)
+{
+	return v->fpu;
+}
+
+#define GETTER(t)                                                              \
+static inline t get_##t(const void *p)                                         \
+{                                                                              \
+	t x;                                                                   \
+	memcpy(&x, p, sizeof(x));                                              \
+	return x;                                                              \
+}                                                                              \
+static inline void put_##t(void *p, t x)                                       \
+{                                                                              \
+	memcpy(p, &x, sizeof(x));                                              \
+}
+GETTER(uint16_t)
+GETTER(uint32_t)
+GETTER(uint64_t)
+
+/* Registers n of the image: 16 low bytes, 16 high bytes. */
+static inline uint8_t *xmm(struct vcpu *v, unsigned n)
+{
+	return image(v) + FX_XMM + 16 * n;
+}
+
+static inline uint8_t *ymm_hi(struct vcpu *v, unsigned n)
+{
+	return image(v) + XS_YMM + 16 * n;
+}
+
+static void init_component(uint8_t *f, unsigned which)
+{
+	if (which & XC_X87) {
+		memset(f, 0, FX_MXCSR);
+		put_uint16_t(f + FX_FCW, 0x37f);
+		memset(f + FX_ST, 0, 128);
+	}
+	if (which & XC_SSE)
+		memset(f + FX_XMM, 0, 256);
+	if (which & XC_AVX)
+		memset(f + XS_YMM, 0, 256);
+}
+
+static void normalise(struct vcpu *v)
+{
+	uint8_t *f = image(v);
+	unsigned missing = ~get_uint64_t(f + XS_BV) & 7;
+
+	if (likely(!missing))
+		return;
+	init_component(f, missing);
+	put_uint64_t(f + XS_BV, get_uint64_t(f + XS_BV) | 7);
+}
+
+/* ---- may it run? ---- */
+static bool x87_pending(struct vcpu *v)
+{
+	return get_uint16_t(image(v) + FX_FSW) & FSW_ES;
+}
+
+static enum cpu_status check_class(struct vcpu *v, unsigned cls)
+{
+	switch (cls) {
+	case CLS_X87:
+		if (v->cr0 & (CR0_EM | CR0_TS))
+			return vcpu_raise(v, EXC_NM);
+		return CPU_OK;
+	case CLS_FWAIT:
+		if ((v->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
+			return vcpu_raise(v, EXC_NM);
+		return CPU_OK;
+	case CLS_MMX:
+		if (v->cr0 & CR0_EM)
+			return vcpu_raise(v, EXC_UD);
+		break;
+	case CLS_SSE:
+	case CLS_SSEMMX:
+		if ((v->cr0 & CR0_EM) || !(v->cr4 & CR4_OSFXSR))
+			return vcpu_raise(v, EXC_UD);
+		break;
+	case CLS_AVX:
+		if (!(v->cr4 & CR4_OSXSAVE) || !(v->cr0 & CR0_PE) ||
+		    (v->rflags & FL_VM) ||
+		    (v->xcr0 & (XC_SSE | XC_AVX)) != (XC_SSE | XC_AVX))
+			return vcpu_raise(v, EXC_UD);
+		break;
+	case CLS_XSAVE:
+		if (!(v->cr4 & CR4_OSXSAVE))
+			return vcpu_raise(v, EXC_UD);
+		break;
+	default:
+		return CPU_OK;
+	}
+	if (v->cr0 & CR0_TS)
+		return vcpu_raise(v, EXC_NM);
+	return CPU_OK;
+}
+
+/* x87 instructions that do not wait for a pending exception. */
+static bool non_waiting(uint16_t mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FNSTCW: case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FENI8087_NOP: case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static enum cpu_status check_fpu(struct vcpu *v, const struct insn *in)
+{
+	TRY(check_class(v, in->cls));
+	normalise(v);
+	if (in->cls == CLS_SSE || in->cls == CLS_AVX || in->cls == CLS_XSAVE)
+		return CPU_OK;
+	if (unlikely(x87_pending(v)) && !non_waiting(in->mnemonic))
+		return vcpu_raise(v, EXC_MF);
+	return CPU_OK;
+}
+
+/* ---- running a thunk ---- */
+static const struct opnd *gpr_operand(const struct insn *in)
+{
+	for (unsigned k = 0; k < 4; k++)
+		if (in->op[k].kind == OPK_REG)
+			return &in->op[k];
+	return NULL;
+}
+
+static void run_thunk(struct vcpu *v, const struct insn *in,
+		      struct native_regs *r)
+{
+	const struct native_thunk *t = in->thunk;
+	const struct opnd *g = t->gpr ? gpr_operand(in) : NULL;
+
+	if (g)
+		r->gpr = v->gpr[g->reg];
+	if (t->implicit) {
+		r->rax = v->gpr[R_RAX];
+		r->rcx = v->gpr[R_RCX];
+		r->rdx = v->gpr[R_RDX];
+	}
+	r->rflags = (v->rflags & FL_ARITH) | FL_R1 | FL_IF;
+	asm volatile("stmxcsr %0" : "=m"(r->host_mxcsr));
+	t->code(r, v->fpu);
+}
+
+/* Take over what the thunk changed besides the image. */
+static void thunk_results(struct vcpu *v, const struct insn *in,
+			  const struct native_regs *r)
+{
+	const struct native_thunk *t = in->thunk;
+	const struct opnd *g = t->gpr ? gpr_operand(in) : NULL;
+
+	if (g && (g->action & 2))
+		v->gpr[g->reg] = r->gpr;
+	if (t->implicit) {
+		v->gpr[R_RAX] = r->rax;
+		v->gpr[R_RCX] = r->rcx;
+		v->gpr[R_RDX] = r->rdx;
+	}
+	if (t->flags)
+		v->rflags = (v->rflags & ~FL_ARITH) | (r->rflags & FL_ARITH);
+}
+
+/* A SIMD exception that the guest has not masked: flags, and #XM. */
+static enum cpu_status simd_exception(struct vcpu *v, uint32_t mxcsr,
+				      uint32_t raised)
+{
+	uint32_t unmasked = raised & ~(mxcsr >> 7);
+
+	/* Before computing (invalid, denormal, zero): nothing later counts. */
+	if (unmasked & 7)
+		raised &= 7;
+	put_uint32_t(image(v) + FX_MXCSR, mxcsr | raised);
+	return vcpu_raise(v, v->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
+}
+
+/* Memory operand in before (or the right to write it). lin is its address. */
+static enum cpu_status operand_in(struct vcpu *v, const struct insn *in,
+				  const struct opnd *o, gva_t *lin,
+				  struct native_regs *r)
+{
+	unsigned acc = o->action & 2 ? MEM_WRITE : MEM_READ;
+
+	TRY(ea_linear(v, in, o->size, acc, lin));
+	if (unlikely(in->align && (*lin & (in->align - 1))))
+		return vcpu_raise_err(v, EXC_GP, 0);
+	if (o->action & 1)
+		return mem_read(v, *lin, r->mem, o->size, mem_acc(in, acc));
+	return mem_probe_write(v, *lin, o->size, mem_acc(in, acc));
+}
+
+static const struct opnd *mem_operand(const struct insn *in)
+{
+	for (unsigned k = 0; k < 4; k++)
+		if (in->op[k].kind == OPK_MEM)
+			return &in->op[k];
+	return NULL;
+}
+
+/* SSE and AVX without MMX: the image's registers, one by one. */
+static enum cpu_status h_vec(struct vcpu *v, const struct insn *in)
+{
+	const struct opnd *m = mem_operand(in);
+	uint32_t mxcsr, raised;
+	uint8_t saved[IMAGE_BYTES];
+	struct native_regs r;
+	bool may_trap;
+	gva_t lin = 0;
+
+	TRY(check_fpu(v, in));
+	if (m)
+		TRY(operand_in(v, in, m, &lin, &r));
+	mxcsr = get_uint32_t(image(v) + FX_MXCSR);
+	may_trap = (mxcsr & MXCSR_INIT) != MXCSR_INIT;
+	if (unlikely(may_trap))
+		memcpy(saved, image(v), sizeof(saved));
+	r.mxcsr = (mxcsr | MXCSR_INIT) & ~0x3fu;
+	run_thunk(v, in, &r);
+	raised = r.mxcsr & 0x3f;
+	if (unlikely(may_trap && (raised & ~(mxcsr >> 7)))) {
+		memcpy(image(v), saved, sizeof(saved));
+		return simd_exception(v, mxcsr, raised);
+	}
+	if (m && (m->action & 2))
+		TRY(mem_write(v, lin, r.mem, m->size,
+			      mem_acc(in, MEM_WRITE)));
+	put_uint32_t(image(v) + FX_MXCSR, mxcsr | raised);
+	thunk_results(v, in, &r);
+	return CPU_OK;
+}
+
+/* ---- x87 and MMX ---- */
+static bool is_environment(uint16_t mnemonic)
+{
+	return mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
+	       mnemonic == ZYDIS_MNEMONIC_FNSAVE;
+}
+
+/* The instruction pointers in a stored environment are the guest's, not those
+ * of the thunk. SDM vol. 1, 8.1.10. */
+static void patch_environment(const struct insn *in, const uint8_t *before,
+			      uint8_t *env)
+{
+	uint64_t ip = get_uint64_t(before + FX_FIP);
+	uint64_t dp = get_uint64_t(before + FX_FDP);
+	uint16_t op = get_uint16_t(before + FX_FOP) & 0x7ff;
+
+	if (in->opsize == 2) {
+		put_uint16_t(env + 6, ip);
+		put_uint16_t(env + 8, ip >> 32);
+		put_uint16_t(env + 10, dp);
+		put_uint16_t(env + 12, dp >> 32);
+		return;
+	}
+	put_uint32_t(env + 12, ip);
+	put_uint32_t(env + 16, (uint16_t)(ip >> 32) | (uint32_t)op << 16);
+	put_uint32_t(env + 20, dp);
+	put_uint32_t(env + 24, (uint16_t)(dp >> 32));
+}
+
+/* Instruction and data pointers: what this instruction is, if it left an
+ * unmasked exception behind (only then do CPUs such as the host save them);
+ * else what they were. */
+static void set_pointers(struct vcpu *v, const struct insn *in,
+			 const uint8_t *before, gva_t lin)
+{
+	uint8_t *f = image(v);
+
+	memcpy(f + FX_FOP, before + FX_FOP, 18);
+	if (in->mnemonic == ZYDIS_MNEMONIC_FNINIT ||
+	    in->mnemonic == ZYDIS_MNEMONIC_FNSAVE)
+		memset(f + FX_FOP, 0, 18);
+	if (in->cls == CLS_X87 && !non_waiting(in->mnemonic) &&
+	    x87_pending(v)) {
+		put_uint64_t(f + FX_FIP, v->rip);
+		put_uint64_t(f + FX_FDP, lin);
+	}
+	put_uint32_t(f + FX_MXMASK, MXCSR_MASK);
+}
+
+static bool loads_pointers(uint16_t mnemonic)
+{
+	return mnemonic == ZYDIS_MNEMONIC_FLDENV ||
+	       mnemonic == ZYDIS_MNEMONIC_FRSTOR;
+}
+
+static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
+{
+	const struct opnd *m = mem_operand(in);
+	uint8_t saved[512], *f = image(v);
+	uint32_t mxcsr, raised;
+	struct native_regs r;
+	gva_t lin = 0;
+
+	TRY(check_fpu(v, in));
+	if (m)
+		TRY(operand_in(v, in, m, &lin, &r));
+	if (m && !(m->action & 1)) /* a store that an exception suppresses */
+		TRY(mem_read(v, lin, r.mem, m->size, mem_acc(in, MEM_WRITE)));
+	memcpy(saved, f, sizeof(saved));
+	mxcsr = get_uint32_t(f + FX_MXCSR);
+	r.mxcsr = (mxcsr | MXCSR_INIT) & ~0x3fu;
+	run_thunk(v, in, &r);
+	raised = r.mxcsr & 0x3f;
+	if (unlikely(raised & ~(mxcsr >> 7))) {
+		memcpy(f, saved, sizeof(saved));
+		return simd_exception(v, mxcsr, raised);
+	}
+	if (is_environment(in->mnemonic))
+		patch_environment(in, saved, r.mem);
+	if (m && (m->action & 2))
+		TRY(mem_write(v, lin, r.mem, m->size,
+			      mem_acc(in, MEM_WRITE)));
+	put_uint32_t(f + FX_MXCSR, mxcsr | raised);
+	if (loads_pointers(in->mnemonic))
+		put_uint32_t(f + FX_MXMASK, MXCSR_MASK);
+	else
+		set_pointers(v, in, saved, lin);
+	thunk_results(v, in, &r);
+	return CPU_OK;
+}
+
+static enum cpu_status h_fwait(struct vcpu *v, const struct insn *in)
+{
+	TRY(check_class(v, CLS_FWAIT));
+	normalise(v);
+	return x87_pending(v) ? vcpu_raise(v, EXC_MF) : CPU_OK;
+}
+
+/* ---- MXCSR ---- */
+static enum cpu_status h_ldmxcsr(struct vcpu *v, const struct insn *in)
+{
+	uint32_t a;
+
+	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR ?
+			   CLS_AVX : CLS_SSE));
+	TRY(mop_read(v, in, &a, 4, MEM_READ));
+	if (a & ~MXCSR_MASK)
+		return vcpu_raise_err(v, EXC_GP, 0);
+	put_uint32_t(image(v) + FX_MXCSR, a);
+	return CPU_OK;
+}
+
+static enum cpu_status h_stmxcsr(struct vcpu *v, const struct insn *in)
+{
+	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR ?
+			   CLS_AVX : CLS_SSE));
+	return mop_write(v, in, image(v) + FX_MXCSR, 4);
+}
+
+static enum cpu_status h_vzero(struct vcpu *v, const struct insn *in)
+{
+	unsigned n = in->mode == X86_MODE_LONG64 ? 16 : 8;
+
+	TRY(check_class(v, CLS_AVX));
+	normalise(v);
+	memset(ymm_hi(v, 0), 0, 16 * n);
+	if (in->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+		memset(xmm(v, 0), 0, 16 * n);
+	return CPU_OK;
+}
+
+/* ---- saving and restoring the state ---- */
+/* XMM8-15 exist in 64-bit mode only. */
+static unsigned xmm_bytes(const struct insn *in)
+{
+	return in->mode == X86_MODE_LONG64 ? 256 : 128;
+}
+
+static bool wide_pointers(const struct insn *in)
+{
+	return in->opsize == 8;
+}
+
+/* The x87 head (bytes 0..23) as the operand size wants it: 64-bit pointers, or
+ * 32 bits and a selector, which this CPU deprecates to 0. */
+static void x87_head_out(const struct insn *in, const uint8_t *f, uint8_t *h)
+{
+	memcpy(h, f, FX_MXCSR);
+	if (!wide_pointers(in)) {
+		put_uint32_t(h + FX_FIP + 4, 0);
+		put_uint32_t(h + FX_FDP + 4, 0);
+	}
+}
+
+static void x87_head_in(const struct insn *in, uint8_t *f, const uint8_t *h)
+{
+	memcpy(f, h, FX_MXCSR);
+	f[FX_FTW + 1] = 0;
+	if (!wide_pointers(in)) {
+		put_uint32_t(f + FX_FIP + 4, 0);
+		put_uint32_t(f + FX_FDP + 4, 0);
+	}
+}
+
+static enum cpu_status state_address(struct vcpu *v, const struct insn *in,
+				     unsigned len, unsigned align,
+				     unsigned acc, gva_t *lin)
+{
+	TRY(ea_linear(v, in, len, acc, lin));
+	if (*lin & (align - 1))
+		return vcpu_raise_err(v, EXC_GP, 0);
+	return CPU_OK;
+}
+
+static enum cpu_status check_fxsave(struct vcpu *v)
+{
+	if (v->cr0 & (CR0_EM | CR0_TS))
+		return vcpu_raise(v, EXC_NM);
+	normalise(v);
+	return CPU_OK;
+}
+
+static enum cpu_status h_fxsave(struct vcpu *v, const struct insn *in)
+{
+	unsigned len = FX_XMM + xmm_bytes(in), acc = mem_acc(in, MEM_WRITE);
+	uint8_t buf[512];
+	gva_t lin;
+
+	TRY(check_fxsave(v));
+	TRY(state_address(v, in, 512, 16, MEM_WRITE, &lin));
+	TRY(mem_probe_write(v, lin, 512, acc));
+	memcpy(buf, image(v), len);
+	x87_head_out(in, image(v), buf);
+	put_uint32_t(buf + FX_MXMASK, MXCSR_MASK);
+	return mem_write(v, lin, buf, len, acc);
+}
+
+static enum cpu_status h_fxrstor(struct vcpu *v, const struct insn *in)
+{
+	uint8_t buf[512], *f = image(v);
+	gva_t lin;
+
+	TRY(check_fxsave(v));
+	TRY(state_address(v, in, 512, 16, MEM_READ, &lin));
+	TRY(mem_read(v, lin, buf, 512, mem_acc(in, MEM_READ)));
+	if (get_uint32_t(buf + FX_MXCSR) & ~MXCSR_MASK)
+		return vcpu_raise_err(v, EXC_GP, 0);
+	x87_head_in(in, f, buf);
+	put_uint32_t(f + FX_MXCSR, get_uint32_t(buf + FX_MXCSR));
+	memcpy(f + FX_ST, buf + FX_ST, 128);
+	memcpy(f + FX_XMM, buf + FX_XMM, xmm_bytes(in));
+	return CPU_OK;
+}
+
+static unsigned xsave_mask(const struct vcpu *v)
+{
+	return (uint32_t)v->gpr[R_RAX] & v->xcr0 & 7;
+}
+
+/* XSAVE, XSAVEOPT (which may, and here does, save all), XSAVEC: as AVX is the
+ * only extended component, its place is the same in both formats. */
+static enum cpu_status h_xsave(struct vcpu *v, const struct insn *in)
+{
+	bool compact = in->mnemonic == ZYDIS_MNEMONIC_XSAVEC ||
+		       in->mnemonic == ZYDIS_MNEMONIC_XSAVEC64;
+	unsigned rfbm = xsave_mask(v), acc = mem_acc(in, MEM_WRITE);
+	unsigned len = rfbm & XC_AVX ? IMAGE_BYTES : XS_YMM;
+	uint8_t buf[IMAGE_BYTES], *f = image(v);
+	uint64_t hdr[2];
+	gva_t lin;
+
+	TRY(check_class(v, CLS_XSAVE));
+	normalise(v);
+	TRY(state_address(v, in, len, 64, MEM_WRITE, &lin));
+	TRY(mem_probe_write(v, lin, len, acc));
+	/* Read, change, write back: what is not saved stays. */
+	TRY(mem_read(v, lin, buf, len, acc));
+	memcpy(hdr, buf + XS_BV, 16);
+	if (rfbm & XC_X87) {
+		x87_head_out(in, f, buf);
+		memcpy(buf + FX_ST, f + FX_ST, 128);
+	}
+	if (rfbm & (compact ? XC_SSE : XC_SSE | XC_AVX)) {
+		put_uint32_t(buf + FX_MXCSR, get_uint32_t(f + FX_MXCSR));
+		put_uint32_t(buf + FX_MXMASK, MXCSR_MASK);
+	}
+	if (rfbm & XC_SSE)
+		memcpy(buf + FX_XMM, f + FX_XMM, xmm_bytes(in));
+	if (rfbm & XC_AVX)
+		memcpy(buf + XS_YMM, f + XS_YMM, xmm_bytes(in));
+	if (compact) {
+		hdr[0] = rfbm;
+		hdr[1] = rfbm | 1ull << 63;
+	} else {
+		hdr[0] = (hdr[0] & ~(uint64_t)xsave_mask(v)) | rfbm;
+	}
+	memcpy(buf + XS_BV, hdr, 16);
+	return mem_write(v, lin, buf, len, acc);
+}
+
+/* Is this header one that XRSTOR takes? SDM vol. 1, 13.8. */
+static bool xrstor_header_ok(const struct vcpu *v, const uint8_t *buf)
+{
+	uint64_t bv = get_uint64_t(buf + XS_BV);
+	uint64_t comp = get_uint64_t(buf + XS_COMP);
+	unsigned rest = XS_COMP + 8;
+
+	if (comp >> 63) {
+		if (!cpu_has(v, FEAT_XSAVEC))
+			return false;
+		comp &= ~(1ull << 63);
+		if ((comp & ~v->xcr0) || (bv & ~comp))
+			return false;
+	} else if (comp || (bv & ~v->xcr0)) {
+		return false;
+	}
+	/* The standard form wants bytes 8..23 of the header to be 0, the
+	 * compacted one 16..63. */
+	for (unsigned k = rest; k < (get_uint64_t(buf + XS_COMP) >> 63 ?
+				     XS_YMM : XS_BV + 24); k++)
+		if (buf[k])
+			return false;
+	return true;
+}
+
+static enum cpu_status h_xrstor(struct vcpu *v, const struct insn *in)
+{
+	unsigned rfbm = xsave_mask(v), n = xmm_bytes(in), load, acc;
+	uint8_t buf[IMAGE_BYTES], *f = image(v);
+	uint64_t bv;
+	uint32_t mxcsr;
+	bool compact;
+	gva_t lin;
+
+	acc = mem_acc(in, MEM_READ);
+	TRY(check_class(v, CLS_XSAVE));
+	normalise(v);
+	TRY(state_address(v, in, XS_YMM, 64, MEM_READ, &lin));
+	TRY(mem_read(v, lin, buf, XS_YMM, acc));
+	if (!xrstor_header_ok(v, buf))
+		return vcpu_raise_err(v, EXC_GP, 0);
+	bv = get_uint64_t(buf + XS_BV);
+	compact = get_uint64_t(buf + XS_COMP) >> 63;
+	load = rfbm & bv;
+	if (load & XC_AVX)
+		TRY(mem_read(v, lin + XS_YMM, buf + XS_YMM, n, acc));
+	mxcsr = get_uint32_t(buf + FX_MXCSR);
+	if (compact && !(load & XC_SSE))
+		mxcsr = MXCSR_INIT;
+	if (!(rfbm & (compact ? XC_SSE : XC_SSE | XC_AVX)))
+		mxcsr = get_uint32_t(f + FX_MXCSR);
+	if (mxcsr & ~MXCSR_MASK)
+		return vcpu_raise_err(v, EXC_GP, 0);
+	put_uint32_t(f + FX_MXCSR, mxcsr);
+	init_component(f, rfbm & ~load);
+	put_uint32_t(f + FX_MXCSR, mxcsr);
+	if (load & XC_X87) {
+		x87_head_in(in, f, buf);
+		memcpy(f + FX_ST, buf + FX_ST, 128);
+	}
+	if (load & XC_SSE)
+		memcpy(f + FX_XMM, buf + FX_XMM, n);
+	if (load & XC_AVX)
+		memcpy(f + XS_YMM, buf + XS_YMM, n);
+	return CPU_OK;
+}
+
+/* ---- masked and gathered memory ---- */
+/* Both halves of a vector register as 32 bytes. */
+static void vec_get(struct vcpu *v, unsigned n, uint8_t b[32])
+{
+	memcpy(b, xmm(v, n), 16);
+	memcpy(b + 16, ymm_hi(v, n), 16);
+}
+
+static void vec_set(struct vcpu *v, unsigned n, const uint8_t b[32])
+{
+	memcpy(xmm(v, n), b, 16);
+	memcpy(ymm_hi(v, n), b + 16, 16);
+}
+
+/* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of op 0 chosen by op 1 to [rDI]. */
+static enum cpu_status h_maskmov(struct vcpu *v, const struct insn *in)
+{
+	bool mm = in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+	unsigned n = mm ? 8 : 16, acc = mem_acc(in, MEM_WRITE);
+	uint64_t off = reg_get(v, R_RDI, in->asize);
+	uint8_t *src, *mask;
+	gva_t lin[16];
+
+	TRY(check_class(v, mm ? CLS_MMX :
+			   in->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ?
+			   CLS_SSE : CLS_AVX));
+	normalise(v);
+	if (mm && x87_pending(v))
+		return vcpu_raise(v, EXC_MF);
+	src = mm ? image(v) + FX_ST + 16 * in->op[0].reg :
+		   xmm(v, in->op[0].reg);
+	mask = mm ? image(v) + FX_ST + 16 * in->op[1].reg :
+		    xmm(v, in->op[1].reg);
+	for (unsigned k = 0; k < n; k++) {
+		if (!(mask[k] & 0x80))
+			continue;
+		TRY(off_linear(v, in, (off + k) & size_mask(in->asize), 1,
+			       MEM_WRITE, &lin[k]));
+		TRY(mem_probe_write(v, lin[k], 1, acc));
+	}
+	for (unsigned k = 0; k < n; k++)
+		if (mask[k] & 0x80)
+			TRY(mem_write(v, lin[k], src + k, 1, acc));
+	if (mm) { /* as every MMX instruction: TOP = 0, all valid */
+		uint8_t *f = image(v);
+
+		put_uint16_t(f + FX_FSW, get_uint16_t(f + FX_FSW) & ~0x3800);
+		f[FX_FTW] = 0xff;
+	}
+	return CPU_OK;
+}
+
+static unsigned element_size(uint16_t mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPD: case ZYDIS_MNEMONIC_VPMASKMOVQ:
+	case ZYDIS_MNEMONIC_VGATHERDPD: case ZYDIS_MNEMONIC_VGATHERQPD:
+	case ZYDIS_MNEMONIC_VPGATHERDQ: case ZYDIS_MNEMONIC_VPGATHERQQ:
+		return 8;
+	default:
+		return 4;
+	}
+}
+
+/* VMASKMOVPS and friends: elements whose mask is off are not touched. */
+static enum cpu_status h_vmaskmov(struct vcpu *v, const struct insn *in)
+{
+	bool store = in->op[0].kind == OPK_MEM;
+	unsigned es = element_size(in->mnemonic);
+	unsigned total = in->op[1].kind == OPK_YMM ? 32 : 16;
+	unsigned acc = mem_acc(in, store ? MEM_WRITE : MEM_READ);
+	uint8_t mask[32], data[32] = {0}, src[32];
+	gva_t lin[8];
+
+	TRY(check_class(v, CLS_AVX));
+	normalise(v);
+	vec_get(v, in->op[1].reg, mask);
+	for (unsigned k = 0; k < total; k += es) {
+		if (!(mask[k + es - 1] & 0x80))
+			continue;
+		TRY(off_linear(v, in,
+			       (ea_offset(v, in) + k) & size_mask(in->asize),
+			       es, acc, &lin[k / es]));
+		if (store)
+			TRY(mem_probe_write(v, lin[k / es], es, acc));
+		else
+			TRY(mem_read(v, lin[k / es], data + k, es, acc));
+	}
+	if (!store) {
+		vec_set(v, in->op[0].reg, data);
+		return CPU_OK;
+	}
+	vec_get(v, in->op[2].reg, src);
+	for (unsigned k = 0; k < total; k += es)
+		if (mask[k + es - 1] & 0x80)
+			TRY(mem_write(v, lin[k / es], src + k, es, acc));
+	return CPU_OK;
+}
+
+static bool gather_index_is_64(uint16_t mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_VGATHERQPS: case ZYDIS_MNEMONIC_VGATHERQPD:
+	case ZYDIS_MNEMONIC_VPGATHERQD: case ZYDIS_MNEMONIC_VPGATHERQQ:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Gathers: dst (op 0), VSIB memory (op 1), mask (op 2). An element that has
+ * been loaded clears its mask, so a fault in the middle can be resumed. */
+static enum cpu_status h_gather(struct vcpu *v, const struct insn *in)
+{
+	unsigned d = in->op[0].reg, m = in->op[2].reg;
+	unsigned es = element_size(in->mnemonic);
+	unsigned is = gather_index_is_64(in->mnemonic) ? 8 : 4;
+	/* The longer of index and data fills the vector length, which is the
+	 * instruction's: kept in align by the decoder. */
+	unsigned vl = in->align, n = vl / (es > is ? es : is);
+	uint8_t dst[32], mask[32], idx[32];
+
+	TRY(check_class(v, CLS_AVX));
+	normalise(v);
+	if (d == m || d == in->index || m == in->index)
+		return vcpu_raise(v, EXC_UD);
+	vec_get(v, d, dst);
+	vec_get(v, m, mask);
+	vec_get(v, in->index, idx);
+	for (unsigned k = 0; k < n; k++) {
+		enum cpu_status st;
+		uint64_t off = in->disp;
+		gva_t lin;
+
+		if (!(mask[k * es + es - 1] & 0x80)) {
+			memset(mask + k * es, 0, es);
+			continue;
+		}
+		off += (is == 8 ? get_uint64_t(idx + 8 * k) :
+			(uint64_t)(int32_t)get_uint32_t(idx + 4 * k))
+		       << in->scale;
+		if (in->base != REG_NONE)
+			off += v->gpr[in->base];
+		off &= size_mask(in->asize);
+		st = off_linear(v, in, off, es, MEM_READ, &lin);
+		if (!st)
+			st = mem_read(v, lin, dst + k * es, es,
+				      mem_acc(in, MEM_READ));
+		if (st) {
+			vec_set(v, d, dst);
+			vec_set(v, m, mask);
+			return st;
+		}
+		memset(mask + k * es, 0, es);
+	}
+	memset(mask, 0, 32);
+	memset(dst + n * es, 0, 32 - n * es);
+	vec_set(v, d, dst);
+	vec_set(v, m, mask);
+	return CPU_OK;
+}
+
+/* ---- decoding ---- */
+static bool aligned_by_name(uint16_t mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA: case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool unaligned_by_name(uint16_t mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static unsigned alignment(const struct x86_insn *x, const struct insn *in)
+{
+	const struct opnd *m = mem_operand(in);
+
+	if (!m || in->cls == CLS_X87 || in->cls == CLS_MMX)
+		return 0;
+	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return aligned_by_name(in->mnemonic) ? m->size : 0;
+	return m->size == 16 && !unaligned_by_name(in->mnemonic) ? 16 : 0;
+}
+
+static enum insn_class classify(const struct x86_insn *x,
+				const struct insn *in)
+{
+	bool mm = false, vec = false;
+
+	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return CLS_AVX;
+	if (x->i.meta.isa_set == ZYDIS_ISA_SET_X87 ||
+	    x->i.meta.isa_set == ZYDIS_ISA_SET_FCMOV ||
+	    x->i.meta.isa_set == ZYDIS_ISA_SET_SSE3X87 ||
+	    x->i.meta.isa_ext == ZYDIS_ISA_EXT_X87)
+		return CLS_X87;
+	for (unsigned k = 0; k < 4; k++) {
+		mm |= in->op[k].kind == OPK_MM;
+		vec |= in->op[k].kind == OPK_XMM;
+	}
+	if (mm || x->i.meta.isa_ext == ZYDIS_ISA_EXT_MMX)
+		return vec || in->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS ||
+		       in->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD ?
+		       CLS_SSEMMX : CLS_MMX;
+	switch (x->i.meta.isa_ext) {
+	case ZYDIS_ISA_EXT_SSE: case ZYDIS_ISA_EXT_SSE2:
+	case ZYDIS_ISA_EXT_SSE3: case ZYDIS_ISA_EXT_SSSE3:
+	case ZYDIS_ISA_EXT_SSE4: case ZYDIS_ISA_EXT_AES:
+	case ZYDIS_ISA_EXT_PCLMULQDQ: case ZYDIS_ISA_EXT_SHA:
+	case ZYDIS_ISA_EXT_GFNI:
+		return CLS_SSE;
+	default:
+		return CLS_NONE;
+	}
+}
+
+bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
+		       const uint8_t *bytes, struct insn *in)
+{
+	bool x87, full;
+
+	in->cls = classify(x, in);
+	if (in->cls == CLS_NONE)
+		return false;
+	in->align = alignment(x, in);
+	x87 = in->cls != CLS_SSE && in->cls != CLS_AVX;
+	for (int tries = 0; tries < 2; tries++) {
+		in->thunk = native_get(v->interp->native,
+				       x87 ? NATIVE_X87 : NATIVE_VEC, x,
+				       bytes, &full);
+		if (in->thunk || !full)
+			break;
+		interp_native_full(v);
+	}
+	in->fn = x87 ? h_x87 : h_vec;
+	return in->thunk;
+}
+
+const struct op_desc interp_ops_fpu[] = {
+	OPS1(FWAIT, 0, h_fwait),
+	OPS1(LDMXCSR, 0, h_ldmxcsr), OPS1(VLDMXCSR, 0, h_ldmxcsr),
+	OPS1(STMXCSR, 0, h_stmxcsr), OPS1(VSTMXCSR, 0, h_stmxcsr),
+	OPS1(VZEROALL, 0, h_vzero), OPS1(VZEROUPPER, 0, h_vzero),
+	OPS1(FXSAVE, 0, h_fxsave), OPS1(FXSAVE64, 0, h_fxsave),
+	OPS1(FXRSTOR, 0, h_fxrstor), OPS1(FXRSTOR64, 0, h_fxrstor),
+	OPS1(XSAVE, 0, h_xsave), OPS1(XSAVE64, 0, h_xsave),
+	OPS1(XSAVEOPT, 0, h_xsave), OPS1(XSAVEOPT64, 0, h_xsave),
+	OPS1(XSAVEC, 0, h_xsave), OPS1(XSAVEC64, 0, h_xsave),
+	OPS1(XRSTOR, 0, h_xrstor), OPS1(XRSTOR64, 0, h_xrstor),
+	OPS1(MASKMOVQ, 0, h_maskmov), OPS1(MASKMOVDQU, 0, h_maskmov),
+	OPS1(VMASKMOVDQU, 0, h_maskmov),
+	OPS1(VMASKMOVPS, 0, h_vmaskmov), OPS1(VMASKMOVPD, 0, h_vmaskmov),
+	OPS1(VPMASKMOVD, 0, h_vmaskmov), OPS1(VPMASKMOVQ, 0, h_vmaskmov),
+	OPS1(VGATHERDPS, 0, h_gather), OPS1(VGATHERDPD, 0, h_gather),
+	OPS1(VGATHERQPS, 0, h_gather), OPS1(VGATHERQPD, 0, h_gather),
+	OPS1(VPGATHERDD, 0, h_gather), OPS1(VPGATHERDQ, 0, h_gather),
+	OPS1(VPGATHERQD, 0, h_gather), OPS1(VPGATHERQQ, 0, h_gather),
+	{0},
+};
