@@ -6,7 +6,7 @@
  * touches without its *_safe accessors on the CPU that cpuid.c describes.
  *
  * The local APIC's own (IA32_APIC_BASE, TSC_DEADLINE, 800h..8ffh) are asked of
- * v->irq. It knows host TSC values only: deadlines are converted here.
+ * v->irq.
  *
  * kvmclock: on the write of its MSR the page that the guest names is filled
  * once. It never has to be written again, because the host's TSC is constant
@@ -221,20 +221,6 @@ static bool set_apic_base(struct vcpu *v, uint32_t n, uint64_t val)
 	return true;
 }
 
-static bool get_deadline(struct vcpu *v, uint32_t n, uint64_t *val)
-{
-	if (!get_apic(v, n, val))
-		return false;
-	if (*val)
-		*val += v->tsc_offset;
-	return true;
-}
-
-static bool set_deadline(struct vcpu *v, uint32_t n, uint64_t val)
-{
-	return set_apic(v, n, val ? val - v->tsc_offset : 0);
-}
-
 /* ---- memory types (vol. 3, 11.11, 11.12) ---- */
 
 static bool type_ok(uint64_t t)
@@ -405,7 +391,7 @@ static const struct msr msrs[] = {
 	{0x268, 0x26f, get_mtrr_fixed, set_mtrr_fixed, "MTRR, 4 KiB"},
 	{ONE(MSR_PAT), get_pat, set_pat, "page attribute table"},
 	{ONE(0x2ff), get_mtrr_def, set_mtrr_def, "MTRR default type"},
-	{ONE(MSR_TSC_DEADLINE), get_deadline, set_deadline, "TSC deadline"},
+	{ONE(MSR_TSC_DEADLINE), get_apic, set_apic, "TSC deadline"},
 	{MSR_X2APIC_FIRST, MSR_X2APIC_LAST, get_apic, set_apic, "x2APIC"},
 	{ONE(0x4b564d00), get_kvm_wall_clock, set_kvm_wall_clock,
 	 "kvmclock: wall clock at boot"},
