@@ -34,6 +34,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "mm/types.h"
@@ -214,6 +215,8 @@ int confine_seccomp(enum confine_mode mode, bool tty)
 
 	if (mode == CONFINE_OFF)
 		return 0;
+	/* gmtime_r() reads /etc/localtime the first time (the RTC uses it). */
+	tzset();
 	if (mode == CONFINE_TRAP && sigaction(SIGSYS, &sa, NULL))
 		return -errno;
 	ctx = seccomp_init(mode == CONFINE_TRAP ? SCMP_ACT_TRAP

@@ -270,25 +270,10 @@ static void drain_console(struct monitor *m)
 
 /* ---- life ---- */
 
-static int close_others(const struct monitor_config *cfg)
-{
-	int keep[5], n = 0;
-	const int all[] = {cfg->socket_fd, cfg->memfd, cfg->control_fd,
-			   cfg->pool_fd, cfg->log_fd};
-
-	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
-		if (all[i] >= 0)
-			keep[n++] = all[i];
-	return confine_close_fds(keep, (size_t)n);
-}
-
 static int prepare(struct monitor *m, char *err, size_t errlen)
 {
-	int r = close_others(m->cfg);
+	int r = control_map(m->cfg->control_fd, &m->control, &m->control_bytes);
 
-	if (!r)
-		r = control_map(m->cfg->control_fd, &m->control,
-				&m->control_bytes);
 	if (!r)
 		r = take_signals(m);
 	if (!r && pipe2(m->console, O_CLOEXEC | O_NONBLOCK))

@@ -30,7 +30,9 @@ struct monitor_config {
 };
 
 /*
- * Run the VM to its end. The process must be single-threaded; afterwards it is
+ * Run the VM to its end. The caller has closed every descriptor that is not
+ * named here (confine_close_fds) and given vm.kernel_fd and vm.initrd_fd. The
+ * process must be single-threaded; afterwards it is
  * confined for good and should exit. *why is how the run ended; 0, or -errno
  * with a line in err when the VM could not be started. When the VM's audit
  * fails at the end, *why is EXIT_ERROR.

@@ -35,6 +35,10 @@ struct vm_config {
 	const struct engine_ops *engine;
 	const char *kernel, *initrd, *cmdline; /* paths; initrd, cmdline may be
 						  NULL */
+	/* > 0: read these instead of opening the paths. They must stay open:
+	 * a reset loads the kernel again, when a confined process cannot open
+	 * anything any more. */
+	int kernel_fd, initrd_fd;
 	bool debug_exit;  /* port 0xf4 */
 	bool no_reboot;	  /* a reset ends the run */
 	int console_out;  /* fd for UART output */

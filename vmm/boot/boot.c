@@ -106,9 +106,11 @@ static int prepare(struct boot_ctx *c)
 	if (!c->vm->cfg.kernel)
 		return boot_fail(c, EINVAL,
 				 "no kernel: name one with --kernel");
-	r = boot_file_open(c, "kernel", c->vm->cfg.kernel, &c->kernel);
+	r = boot_file_open(c, "kernel", c->vm->cfg.kernel,
+			   c->vm->cfg.kernel_fd, &c->kernel);
 	if (!r && c->vm->cfg.initrd)
-		r = boot_file_open(c, "initrd", c->vm->cfg.initrd, &c->initrd);
+		r = boot_file_open(c, "initrd", c->vm->cfg.initrd,
+				   c->vm->cfg.initrd_fd, &c->initrd);
 	if (r)
 		return r;
 	if (c->low < MIN_RAM)

@@ -28,6 +28,7 @@
 struct boot_file {
 	const char *path;
 	int fd; /* -1: there is none */
+	bool borrowed; /* of vm->cfg: not ours to close */
 	uint64_t size;
 };
 
@@ -68,7 +69,7 @@ int boot_fail(struct boot_ctx *c, int e, const char *fmt, ...)
 /* what: "kernel" or "initrd", for the message. Refuses what is not a regular
  * file, and an empty one. 0 or boot_fail. */
 int boot_file_open(struct boot_ctx *c, const char *what, const char *path,
-		   struct boot_file *f);
+		   int have, struct boot_file *f);
 void boot_file_close(struct boot_file *f);
 /* Exactly len bytes at off, or boot_fail("truncated"). */
 int boot_file_read(struct boot_ctx *c, const struct boot_file *f, uint64_t off,

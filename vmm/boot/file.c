@@ -55,27 +55,28 @@ static int check(struct boot_ctx *c, const char *what, const char *path,
 }
 
 int boot_file_open(struct boot_ctx *c, const char *what, const char *path,
-		   struct boot_file *f)
+		   int have, struct boot_file *f)
 {
 	/* O_NONBLOCK: a FIFO must not hold us here. */
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	int fd = have > 0 ? have : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	int e = errno, r;
 
 	f->fd = -1;
+	f->borrowed = have > 0;
 	if (fd < 0)
 		return boot_fail(c, e, "%s %s: %s: %s", what, path,
 				 strerror(e),
 				 e == EACCES ? "make it readable for this user"
 					     : "check the path");
 	r = check(c, what, path, fd, f);
-	if (r)
+	if (r && !f->borrowed)
 		close(fd);
 	return r;
 }
 
 void boot_file_close(struct boot_file *f)
 {
-	if (f->fd >= 0)
+	if (f->fd >= 0 && !f->borrowed)
 		close(f->fd);
 	f->fd = -1;
 }

@@ -50,6 +50,10 @@ uint64_t cli_host_mem(void);
 enum cli_status cli_check_file(const char *what, const char *path, char *err,
 			       size_t errlen);
 
+/* Opens what cli_check_file has found good, for vm_config's kernel_fd and
+ * initrd_fd; NULL gives 0. -1: gone meanwhile. */
+int cli_open_file(const char *path);
+
 /* "kill", "trap", "off". 0 or -EINVAL. */
 int cli_confine_mode(const char *name, enum confine_mode *mode);
 #endif

@@ -52,6 +52,8 @@ const struct engine_ops *cli_engine_pick(const char *name, char *err,
 
 		if (strcmp(cli_engines[i].name, name))
 			continue;
+		if (ops && !ops->probe(why, sizeof(why)))
+			return ops;
 		*status = CLI_HOST;
 		if (!ops) {
 			snprintf(err, errlen,
@@ -60,8 +62,6 @@ const struct engine_ops *cli_engine_pick(const char *name, char *err,
 				 name);
 			return NULL;
 		}
-		if (!ops->probe(why, sizeof(why)))
-			return ops;
 		snprintf(err, errlen, "--engine %s: %s", name, why);
 		return NULL;
 	}
@@ -132,6 +132,12 @@ enum cli_status cli_check_file(const char *what, const char *path, char *err,
 		return CLI_OK;
 	snprintf(err, errlen, "%s %s: %s", what, path, why);
 	return CLI_HOST;
+}
+
+int cli_open_file(const char *path)
+{
+	return path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+		    : 0;
 }
 
 int cli_confine_mode(const char *name, enum confine_mode *mode)

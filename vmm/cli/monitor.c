@@ -89,6 +89,8 @@ static int monitor_main(void *values, char *const args[])
 	};
 	enum vcpu_exit why = EXIT_NONE;
 	enum cli_status s = CLI_OK;
+	const int keep[] = {cfg.socket_fd, cfg.memfd, cfg.control_fd,
+			    cfg.pool_fd, cfg.log_fd};
 	char err[512];
 
 	if (o->verbose)
@@ -101,6 +103,12 @@ static int monitor_main(void *values, char *const args[])
 	if (!cfg.vm.engine) {
 		log_error("%s: %s", o->name, err);
 		return s;
+	}
+	if (confine_close_fds(keep, ARRAY_SIZE(keep)) ||
+	    (cfg.vm.kernel_fd = cli_open_file(o->kernel)) < 0 ||
+	    (cfg.vm.initrd_fd = cli_open_file(o->initrd)) < 0) {
+		log_error("%s: cannot read its kernel or initrd", o->name);
+		return CLI_HOST;
 	}
 	if (monitor_run(&cfg, &why, err, sizeof(err))) {
 		log_error("%s: %s", o->name, err);

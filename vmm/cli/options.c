@@ -75,10 +75,22 @@ static void *slot(const struct parse *p, const struct opt *o)
 	return (char *)p->values + o->offset;
 }
 
+/* As a user would type it: "--mem", or "-n" where there is no long form. */
+static const char *typed(const struct opt *o, char buf[64])
+{
+	if (o->name)
+		snprintf(buf, 64, "--%s", o->name);
+	else
+		snprintf(buf, 64, "-%c", o->letter);
+	return buf;
+}
+
 static int bad(const struct parse *p, const struct opt *o, const char *text,
 	       const char *why)
 {
-	snprintf(p->err, p->errlen, "--%s %s: %s", o->name, text, why);
+	char name[64];
+
+	snprintf(p->err, p->errlen, "%s %s: %s", typed(o, name), text, why);
 	return -EINVAL;
 }
 
@@ -215,15 +227,17 @@ static int take_args(const struct parse *p, poptContext ctx,
 
 static int check_required(const struct parse *p, const bool *seen)
 {
+	char name[64];
+
 	for (size_t i = 0; i < p->c->n_opts; i++) {
 		const struct opt *o = &p->c->opts[i];
 
 		if (!o->required || seen[i])
 			continue;
+		typed(o, name);
 		snprintf(p->err, p->errlen,
-			 "--%s is missing; give --%s %s (see `sardine %s "
-			 "--help`)",
-			 o->name, o->name, o->arg, p->c->name);
+			 "%s is missing; give %s %s (see `sardine %s --help`)",
+			 name, name, o->arg, p->c->name);
 		return -EINVAL;
 	}
 	return 0;
@@ -299,11 +313,18 @@ void options_free(const struct command *c, void *values,
 
 /* ---- help and man page ---- */
 
-static int opt_spelling(const struct opt *o, char *buf, size_t len)
+static void opt_spelling(const struct opt *o, char *buf, size_t len)
 {
-	return snprintf(buf, len, "%c%c%s--%s%s%s", o->letter ? '-' : ' ',
-			o->letter ? o->letter : ' ', o->letter ? ", " : "  ",
-			o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+	char letter[4] = "  ";
+
+	if (o->letter)
+		snprintf(letter, sizeof(letter), "-%c", o->letter);
+	snprintf(buf, len, "%s%s%s%s%s%s", letter,
+		 !o->name    ? ""
+		 : o->letter ? ", "
+			     : "  ",
+		 o->name ? "--" : "", o->name ? o->name : "", o->arg ? " " : "",
+		 o->arg ? o->arg : "");
 }
 
 /* Fill text to 80 columns from column `indent` on. */
@@ -377,9 +398,11 @@ static void man_option(const struct opt *o, FILE *f)
 {
 	fputs(".TP\n.B ", f);
 	if (o->letter)
-		fprintf(f, "\\-%c, ", o->letter);
-	fputs("\\-\\-", f);
-	roff(f, o->name);
+		fprintf(f, "\\-%c%s", o->letter, o->name ? ", " : "");
+	if (o->name) {
+		fputs("\\-\\-", f);
+		roff(f, o->name);
+	}
 	if (o->arg)
 		fprintf(f, " \\fI%s\\fR", o->arg);
 	fputc('\n', f);

@@ -54,7 +54,7 @@ static bool is_one_of(const struct stat *st, const int *skip, unsigned n)
 static int sum_memfds(pid_t pid, const int *skip, unsigned n_skip,
 		      uint64_t *bytes)
 {
-	char path[64], name[300], link[64];
+	char path[64], name[400], link[64];
 	ino_t seen[SEEN_MAX];
 	unsigned n_seen = 0;
 	struct dirent *e;

@@ -20,6 +20,7 @@ struct run_opts {
 	uint64_t mem, tc_size;
 	uint32_t tu_max;
 	bool no_reboot, debug_exit, no_chain, lockstep, verbose;
+	char *confine;
 };
 
 static const struct opt opts[] = {
@@ -55,6 +56,8 @@ static const struct opt opts[] = {
 	{"lockstep", 0, OPT_FLAG, NULL,
 	 "bt and interp side by side; stop at the first difference",
 	 OPT(struct run_opts, lockstep), .hidden = true},
+	{"confine", 0, OPT_STR, "MODE", "kill, trap or off", .dflt = "kill",
+	 OPT(struct run_opts, confine), .hidden = true},
 };
 
 struct run {
@@ -62,6 +65,7 @@ struct run {
 	struct vm *vm;
 	struct console *console;
 	int stats_fd;
+	enum confine_mode confine;
 	volatile bool quit; /* the user or a signal ended it */
 	volatile int sig;
 };
@@ -134,6 +138,17 @@ static int end_status(struct run *r, enum vcpu_exit why)
 	}
 }
 
+/* Last: files are open and threads exist. */
+static int confine(struct run *r)
+{
+	int e;
+
+	if (r->confine == CONFINE_OFF)
+		return 0;
+	e = confine_privileges();
+	return e ? e : confine_seccomp(r->confine, isatty(STDIN_FILENO));
+}
+
 static int run_vm(struct run *r, const struct vm_config *cfg)
 {
 	enum vcpu_exit why;
@@ -150,6 +165,13 @@ static int run_vm(struct run *r, const struct vm_config *cfg)
 		vm_destroy(r->vm);
 		log_error("cannot start a thread: out of memory or over "
 			  "`ulimit -u`");
+		return CLI_HOST;
+	}
+	if (confine(r)) {
+		console_close(r->console);
+		vm_destroy(r->vm);
+		log_error("cannot confine the VM: does this kernel have "
+			  "seccomp filters?");
 		return CLI_HOST;
 	}
 	why = vm_run(r->vm);
@@ -191,9 +213,22 @@ static int run_main(void *values, char *const args[])
 	s = check(o, err, sizeof(err));
 	if (s == CLI_OK)
 		cfg.engine = cli_engine_pick(o->engine, err, sizeof(err), &s);
+	if (s == CLI_OK && cli_confine_mode(o->confine, &r.confine)) {
+		snprintf(err, sizeof(err),
+			 "--confine %s: use kill, trap or off", o->confine);
+		s = CLI_USAGE;
+	}
 	if (s != CLI_OK) {
 		log_error("%s", err);
 		return s;
+	}
+	/* What the caller left open is not the guest's business. */
+	confine_close_fds(NULL, 0);
+	cfg.kernel_fd = cli_open_file(o->kernel);
+	cfg.initrd_fd = cli_open_file(o->initrd);
+	if (cfg.kernel_fd < 0 || cfg.initrd_fd < 0) {
+		log_error("the kernel or initrd has just gone away");
+		return CLI_HOST;
 	}
 	if (open_stats(&r))
 		return CLI_HOST;

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_CLI_MANAGER_H
+#define SARDINE_VMM_CLI_MANAGER_H
+/*
+ * The manager: makes the share groups' pools and each VM's memory, starts a
+ * monitor process for each VM, drives page sharing, answers `sardine top`, and
+ * outlives any monitor. One thread, one epoll loop, turned by its owner with
+ * manager_poll.
+ *
+ * What comes from a monitor (messages, control area, text on its stderr) is
+ * data of a stranger: checked, bounded, never believed. Sizes and states that
+ * matter come from the kernel: blocks of the memfd, wait status, /proc.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "vmm/cli/fleet.h"
+#include "vmm/cli/report.h"
+#include "vmm/confine.h"
+
+struct manager_config {
+	uint64_t budget_bytes;
+	const char *socket_path;
+	bool make_socket_dir;
+	const char *log_dir; /* or NULL */
+	const char *engine;  /* for the monitors */
+	const char *marker;
+	const char *confine;
+	uint64_t tc_bytes;
+	bool verbose;
+	bool share; /* false: never look for equal pages */
+	/* Something happened that people want to read; no newline. */
+	void (*event)(void *ctx, const char *text);
+	void *ctx;
+};
+
+struct manager;
+
+/* Blocks SIGINT, SIGTERM, SIGHUP, SIGCHLD and takes them in manager_poll. 0 or
+ * -errno with one line in err. */
+int manager_create(const struct manager_config *cfg, struct manager **out,
+		   char *err, size_t errlen);
+/* Start a VM. -errno with one line in err. */
+int manager_add(struct manager *m, const struct vm_spec *spec, char *err,
+		size_t errlen);
+/* Wait for news and work on them, timeout_ms at the longest (less when the
+ * scanner has something to do). */
+void manager_poll(struct manager *m, int timeout_ms);
+/* The signal that asks the program to end, or 0. */
+int manager_signal(const struct manager *m);
+/* VMs whose process lives; of those that ever were: how many the engine (or a
+ * crash of the monitor) stopped, and how many could not start. */
+size_t manager_alive(const struct manager *m);
+size_t manager_engine_errors(const struct manager *m);
+size_t manager_failed(const struct manager *m);
+/* Now; with oracle, all guest pages are compared (takes seconds). 0 or
+ * -ENOMEM. report_free afterwards. */
+int manager_sample(struct manager *m, struct report *r, bool oracle);
+/* Power all VMs off: asks, waits 5 s, kills. None is left afterwards. */
+void manager_stop(struct manager *m);
+/* Everything about sharing recounted from scratch: 0 or -EUCLEAN. */
+int manager_audit(struct manager *m);
+/* Stops what still runs, removes the socket. */
+void manager_destroy(struct manager *m);
+#endif

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `sardine pack`: many VMs under one manager, and what that saves. On a
+ * terminal the table is redrawn every second; in a pipe there is a line for
+ * each thing that happens and one every few seconds. The final table comes at
+ * the end, whatever ended it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "mm/base/log.h"
+#include "mm/types.h"
+#include "vmm/cli/cli.h"
+#include "vmm/cli/manager.h"
+#include "vmm/cli/server.h"
+
+#define NS_PER_S    1000000000ull
+#define TTY_NS	    NS_PER_S
+#define LINE_NS	    (5 * NS_PER_S)
+#define EVENT_LINES 200 /* kept for after the live table */
+
+struct pack_opts {
+	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
+		*marker, *confine;
+	uint64_t mem, host_mem, tc_size;
+	uint32_t n, seconds;
+	bool oracle, no_share, verbose;
+};
+
+static const struct opt opts[] = {
+	{NULL, 'n', OPT_UINT, "N", "number of equal VMs, vm0 to vm(N-1)",
+	 OPT(struct pack_opts, n)},
+	{"kernel", 'k', OPT_STR, "FILE",
+	 "kernel of each VM that the fleet file gives none",
+	 OPT(struct pack_opts, kernel)},
+	{"initrd", 'i', OPT_STR, "FILE", "initial ramdisk, likewise",
+	 OPT(struct pack_opts, initrd)},
+	{"append", 'a', OPT_STR, "STR", "command line, likewise",
+	 .dflt = "console=ttyS0", OPT(struct pack_opts, append)},
+	{"mem", 'm', OPT_SIZE, "SIZE", "guest memory, likewise", .dflt = "128M",
+	 OPT(struct pack_opts, mem)},
+	{"engine", 'e', OPT_STR, "NAME", "auto, bt or interp", .dflt = "auto",
+	 OPT(struct pack_opts, engine)},
+	{"host-mem", 0, OPT_SIZE, "SIZE",
+	 "budget of host memory; the VMs' configured sizes must fit into it, "
+	 "as nothing is reclaimed yet (without it: all the host has, and the "
+	 "sizes may exceed it)",
+	 OPT(struct pack_opts, host_mem)},
+	{"json", 0, OPT_STR, "FILE",
+	 "write the final sample there ('-': standard output)",
+	 OPT(struct pack_opts, json)},
+	{"for", 0, OPT_UINT, "SECONDS",
+	 "end the run after that long: VMs powered off, status 0",
+	 OPT(struct pack_opts, seconds)},
+	{"log-dir", 0, OPT_STR, "DIR", "keep each VM's console in DIR/NAME.log",
+	 OPT(struct pack_opts, log_dir)},
+	{"oracle", 0, OPT_FLAG, NULL,
+	 "compare all guest pages at the end: what perfect sharing would save",
+	 OPT(struct pack_opts, oracle)},
+	{"no-share", 0, OPT_FLAG, NULL, "do not look for equal pages",
+	 OPT(struct pack_opts, no_share)},
+	{"socket", 's', OPT_STR, "PATH",
+	 "the manager's socket (default: in $XDG_RUNTIME_DIR, or "
+	 "/run/sardine, or /tmp/sardine-UID)",
+	 OPT(struct pack_opts, socket)},
+	{"ready-marker", 0, OPT_STR, "STR",
+	 "what a guest prints once it is in userland",
+	 .dflt = "SARDINE-GUEST: userland", OPT(struct pack_opts, marker)},
+	{"verbose", 'v', OPT_FLAG, NULL, "say more on standard error",
+	 OPT(struct pack_opts, verbose)},
+	{"tc-size", 0, OPT_SIZE, "SIZE", "size of bt's translation cache",
+	 OPT(struct pack_opts, tc_size), .hidden = true},
+	{"confine", 0, OPT_STR, "MODE", "kill, trap or off", .dflt = "kill",
+	 OPT(struct pack_opts, confine), .hidden = true},
+};
+
+struct pack {
+	const struct pack_opts *o;
+	struct fleet fleet;
+	struct manager *m;
+	bool tty;
+	unsigned drawn; /* lines of the table on the screen */
+	char *events[EVENT_LINES];
+	size_t n_events;
+	uint64_t start_ns, next_ns, end_ns;
+	bool failed; /* a VM could not be started */
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- what to run ---- */
+
+static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
+				  size_t len)
+{
+	const struct pack_opts *o = p->o;
+	struct vm_spec like = {.kernel = o->kernel,
+			       .initrd = o->initrd,
+			       .append = o->append,
+			       .group = "default",
+			       .mem = o->mem};
+
+	if (args[0] && o->n) {
+		snprintf(err, len, "-n %u and %s: give one of them, not both",
+			 o->n, args[0]);
+		return CLI_USAGE;
+	}
+	if (args[0])
+		return fleet_load(args[0], &like, &p->fleet, err, len)
+			       ? CLI_HOST
+			       : CLI_OK;
+	if (!o->kernel) {
+		snprintf(err, len,
+			 "--kernel is missing; give --kernel FILE "
+			 "(see `sardine pack --help`)");
+		return CLI_USAGE;
+	}
+	if (!o->n) {
+		snprintf(err, len,
+			 "nothing to pack; give -n N (1 to %d) or a fleet file",
+			 FLEET_MAX);
+		return CLI_USAGE;
+	}
+	return fleet_uniform(&like, o->n, &p->fleet, err, len) ? CLI_USAGE
+							       : CLI_OK;
+}
+
+static enum cli_status check_vm(const struct vm_spec *v, char *err, size_t len)
+{
+	enum cli_status s = cli_check_mem("--mem", v->mem, err, len);
+
+	if (s == CLI_OK)
+		s = cli_check_file("--kernel", v->kernel, err, len);
+	if (s == CLI_OK && v->initrd)
+		s = cli_check_file("--initrd", v->initrd, err, len);
+	return s;
+}
+
+static enum cli_status check_budget(const struct pack *p, char *err, size_t len)
+{
+	uint64_t sum = 0, host = cli_host_mem();
+	char a[32], b[32];
+
+	for (size_t i = 0; i < p->fleet.n; i++)
+		sum += p->fleet.vms[i].mem;
+	if (!p->o->host_mem)
+		return CLI_OK;
+	if (host && p->o->host_mem > host) {
+		snprintf(err, len,
+			 "--host-mem %s: more than this host's %s; give less",
+			 size_format(p->o->host_mem, a, sizeof(a)),
+			 size_format(host, b, sizeof(b)));
+		return CLI_HOST;
+	}
+	if (sum <= p->o->host_mem)
+		return CLI_OK;
+	snprintf(err, len,
+		 "--host-mem %s: the %zu VMs are configured with %s and memory "
+		 "is not reclaimed yet; give more, or fewer or smaller VMs",
+		 size_format(p->o->host_mem, a, sizeof(a)), p->fleet.n,
+		 size_format(sum, b, sizeof(b)));
+	return CLI_HOST;
+}
+
+static enum cli_status check(struct pack *p, char *const args[], char *err,
+			     size_t len)
+{
+	enum cli_status s = make_fleet(p, args, err, len);
+	enum confine_mode mode;
+
+	for (size_t i = 0; s == CLI_OK && i < p->fleet.n; i++)
+		s = check_vm(&p->fleet.vms[i], err, len);
+	if (s == CLI_OK)
+		s = check_budget(p, err, len);
+	if (s == CLI_OK && cli_confine_mode(p->o->confine, &mode)) {
+		snprintf(err, len, "--confine %s: use kill, trap or off",
+			 p->o->confine);
+		s = CLI_USAGE;
+	}
+	if (s == CLI_OK)
+		cli_engine_pick(p->o->engine, err, len, &s);
+	return s;
+}
+
+/* ---- showing it ---- */
+
+static void on_event(void *ctx, const char *text)
+{
+	struct pack *p = ctx;
+
+	if (!p->tty) {
+		printf("%s\n", text);
+		fflush(stdout);
+	} else if (p->n_events < EVENT_LINES) {
+		p->events[p->n_events] = strdup(text);
+		p->n_events += p->events[p->n_events] != NULL;
+	}
+}
+
+static void draw(struct pack *p)
+{
+	struct winsize w = {0};
+	struct report r;
+	size_t room = 0;
+
+	if (manager_sample(p->m, &r, false))
+		return;
+	if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row > 10)
+		room = w.ws_row - 9u;
+	if (p->drawn)
+		printf("\033[%uA", p->drawn);
+	p->drawn = report_print(&r, stdout, room, "\033[K\n");
+	printf("\033[J");
+	fflush(stdout);
+	report_free(&r);
+}
+
+static void say_line(struct pack *p)
+{
+	struct report r;
+	char line[300];
+
+	if (manager_sample(p->m, &r, false))
+		return;
+	report_line(&r, line, sizeof(line));
+	printf("%s\n", line);
+	fflush(stdout);
+	report_free(&r);
+}
+
+static void show(struct pack *p)
+{
+	uint64_t now = now_ns();
+
+	if (now < p->next_ns)
+		return;
+	p->next_ns = now + (p->tty ? TTY_NS : LINE_NS);
+	if (p->tty)
+		draw(p);
+	else
+		say_line(p);
+}
+
+static int write_json(struct pack *p, const struct report *r)
+{
+	bool out = !strcmp(p->o->json, "-");
+	json_t *o = report_to_json(r);
+	FILE *f = out ? stdout : fopen(p->o->json, "we");
+	int e = 0;
+
+	if (!f) {
+		log_error("--json %s: %s; give a file that can be written",
+			  p->o->json, strerror(errno));
+		json_decref(o);
+		return -EIO;
+	}
+	if (!o || json_dumpf(o, f, JSON_INDENT(2)) || fputc('\n', f) == EOF)
+		e = -EIO;
+	if (!out && fclose(f))
+		e = -EIO;
+	if (e)
+		log_error("--json %s: cannot be written", p->o->json);
+	json_decref(o);
+	return e;
+}
+
+/* ---- the run ---- */
+
+static void start_all(struct pack *p)
+{
+	char err[512];
+
+	for (size_t i = 0; i < p->fleet.n; i++) {
+		if (manager_add(p->m, &p->fleet.vms[i], err, sizeof(err))) {
+			log_error("%s", err);
+			p->failed = true;
+			return;
+		}
+		manager_poll(p->m, 0);
+		if (manager_signal(p->m))
+			return;
+	}
+}
+
+static bool ended(const struct pack *p)
+{
+	return manager_signal(p->m) || !manager_alive(p->m) ||
+	       (p->end_ns && now_ns() >= p->end_ns);
+}
+
+static int wait_ms(const struct pack *p)
+{
+	uint64_t now = now_ns(), until = p->next_ns;
+
+	if (p->end_ns && p->end_ns < until)
+		until = p->end_ns;
+	return until <= now ? 0 : (int)((until - now) / 1000000 + 1);
+}
+
+static void loop(struct pack *p)
+{
+	while (!ended(p)) {
+		show(p);
+		manager_poll(p->m, wait_ms(p));
+	}
+}
+
+static int finish(struct pack *p)
+{
+	struct report r;
+	int status = CLI_OK;
+	bool clean;
+
+	if (manager_sample(p->m, &r, p->o->oracle)) {
+		log_error("out of memory");
+		return CLI_HOST;
+	}
+	clean = !manager_audit(p->m);
+	if (p->drawn)
+		printf("\033[%uA\033[J", p->drawn);
+	manager_stop(p->m);
+	snprintf(r.audit, sizeof(r.audit), "%s", clean ? "clean" : "failed");
+	for (size_t i = 0; i < p->n_events; i++)
+		printf("%s\n", p->events[i]);
+	putchar('\n');
+	report_print(&r, stdout, 0, "\n");
+	fflush(stdout);
+	if (p->o->json && write_json(p, &r))
+		status = CLI_HOST;
+	report_free(&r);
+	if (!clean || manager_engine_errors(p->m))
+		return CLI_ENGINE;
+	return p->failed || manager_failed(p->m) ? CLI_HOST : status;
+}
+
+static int run_fleet(struct pack *p)
+{
+	const struct pack_opts *o = p->o;
+	char path[256], err[512];
+	struct manager_config c = {
+		.budget_bytes = o->host_mem ? o->host_mem : cli_host_mem(),
+		.socket_path = o->socket,
+		.log_dir = o->log_dir,
+		.engine = o->engine,
+		.marker = o->marker,
+		.confine = o->confine,
+		.tc_bytes = o->tc_size,
+		.verbose = o->verbose,
+		.share = !o->no_share,
+		.event = on_event,
+		.ctx = p,
+	};
+	int status;
+
+	if (!c.socket_path) {
+		if (server_default_path(path, sizeof(path))) {
+			log_error("$XDG_RUNTIME_DIR is too long for a socket; "
+				  "use --socket PATH");
+			return CLI_HOST;
+		}
+		c.socket_path = path;
+		c.make_socket_dir = true;
+	}
+	if (manager_create(&c, &p->m, err, sizeof(err))) {
+		log_error("%s", err);
+		return CLI_HOST;
+	}
+	p->start_ns = now_ns();
+	p->next_ns = p->start_ns;
+	if (o->seconds)
+		p->end_ns = p->start_ns + o->seconds * NS_PER_S;
+	start_all(p);
+	if (!p->failed)
+		loop(p);
+	status = finish(p);
+	manager_destroy(p->m);
+	return status;
+}
+
+static int pack_main(void *values, char *const args[])
+{
+	struct pack p = {.o = values};
+	char err[512];
+	int status;
+
+	if (p.o->verbose)
+		log_threshold = LOG_INFO;
+	status = check(&p, args, err, sizeof(err));
+	if (status != CLI_OK) {
+		log_error("%s", err);
+	} else {
+		p.tty = isatty(STDOUT_FILENO);
+		status = run_fleet(&p);
+	}
+	for (size_t i = 0; i < p.n_events; i++)
+		free(p.events[i]);
+	fleet_free(&p.fleet);
+	return status;
+}
+
+const struct command cmd_pack = {
+	.name = "pack",
+	.summary = "Run many VMs that share their identical pages",
+	.args = "[FLEET-FILE]",
+	.max_args = 1,
+	.details =
+		"Give -n N for N equal VMs, or a fleet file: text, one VM a "
+		"line, NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] "
+		"[append=\"STR\"] [group=NAME] [count=N], or a JSON list of "
+		"objects with these keys. VMs of different groups never share "
+		"a page. The run ends after --for SECONDS, upon SIGINT or "
+		"SIGTERM, or when all VMs have ended.",
+	.opts = opts,
+	.n_opts = ARRAY_SIZE(opts),
+	.values_size = sizeof(struct pack_opts),
+	.run = pack_main,
+};
