@@ -12,6 +12,7 @@
  *   RSP0 0x20000, IST1 0x30000, the running stack 0x40000
  * Page tables come from 0x800000 up.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
