@@ -46,6 +46,10 @@ $(BUILD)/%.o: %.S
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
+# What runs with the guest's vector registers and FS base in place.
+$(BUILD)/vmm/bt/fast.o $(BUILD)/vmm/bt/tc.o: ALL_CFLAGS += \
+	-mgeneral-regs-only -fno-stack-protector
+
 # Unit and property tests: one program a file, linked with the library.
 UNIT_SRCS := $(wildcard tests/unit/*.c tests/prop/*.c)
 UNITS := $(UNIT_SRCS:%.c=$(BUILD)/%)

@@ -63,6 +63,11 @@ void shadow_flush(struct shadow *s, enum tlb_flush kind, uint16_t pcid,
 void shadow_cr3(struct shadow *s, bool noflush);
 void shadow_mode(struct shadow *s);
 
+/* Before running: CR3 may have been set by a loader or a reset. */
+void shadow_enter(struct shadow *s);
+/* Forget everything, spaces too (reset of the machine). */
+void shadow_reset(struct shadow *s);
+
 /* p2m listener's work. */
 void shadow_drop_ppn(struct shadow *s, ppn_t ppn);
 void shadow_protect_ppn(struct shadow *s, ppn_t ppn);

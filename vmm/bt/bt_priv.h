@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_BT_BT_PRIV_H
+#define SARDINE_VMM_BT_BT_PRIV_H
+/*
+ * The translator's own data. The line of one guest instruction:
+ *
+ *   rip -> exec_page (which PPN)     exec.c
+ *	 -> ccf lookup		      tc.c
+ *	 -> tu_decode, translate      tu.c, translate.c
+ *	 -> TC			      tc.c, entry.S
+ *	 -> fault -> recover	      fault.c
+ *	 -> shadow fill		      vmm/mmu/shadow.c
+ *
+ * All of it belongs to the vCPU thread.
+ */
+#include <Zydis/Zydis.h>
+#include <signal.h>
+
+#include "mm/base/stats.h"
+#include "mm/p2m.h"
+#include "vmm/bt/layout.h"
+#include "vmm/cpu/vcpu.h"
+#include "vmm/mmu/shadow.h"
+
+#define TU_MAX	     12
+
+/* What a CCF depends on besides the bytes: part of its key. */
+#define MODE_USER    1u	 /* CPL 3 */
+#define MODE_NOSSE   2u	 /* CR0.EM/TS or !CR4.OSFXSR: vector code calls out */
+#define MODE_NOAVX   4u	 /* XCR0 without AVX, or no OSXSAVE */
+#define MODE_TSC_OUT 8u	 /* RDTSC calls out (offset, TSD) */
+#define MODE_CPL12   16u /* CPL 1 or 2: everything sensitive calls out */
+#define MODE_SINGLE  32u /* one instruction a TU */
+
+/* How the guest's registers are found at a host PC. */
+enum recov_kind {
+	RK_NORMAL,
+	RK_BORROW_RSI, /* RSI is in TMP0 */
+	RK_RDI,	       /* RDI in host form, delta in TMP0 */
+	RK_RSI,	       /* RSI in host form, delta in TMP1 */
+	RK_RSI_RDI,    /* both */
+};
+struct recov {
+	uint16_t host; /* from here on, relative to the CCF's start */
+	uint8_t guest; /* offset of the guest instruction from ccf->rip */
+	uint8_t kind;
+};
+
+#define CCF_STRADDLE 1u /* its one instruction crosses into ppn2 */
+#define CCF_DEAD     2u /* unlinked by SMC; memory is reused at a TC flush */
+
+struct ccf_exit {
+	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
+	uint16_t stub;	/* where it goes when not chained */
+	int32_t target; /* rip of the target - ccf->rip (same page) */
+	uint32_t to;	/* CCF it is chained to, 0: none */
+	uint32_t next_in; /* next in `to`'s list of incoming exits: id*2+exit */
+};
+struct ccf {
+	uint64_t rip;
+	uint32_t ppn, ppn2;
+	uint32_t host; /* TC offset of the checked entry */
+	uint16_t host_len;
+	uint16_t direct;   /* offset of the unchecked entry */
+	uint8_t guest_len; /* bytes of guest code covered */
+	uint8_t n_insn;
+	uint8_t mode, flags;
+	uint16_t n_recov;
+	uint32_t recov; /* index of the first */
+	uint32_t next_hash, next_page, next_page2;
+	uint32_t incoming; /* exits chained to this CCF: id*2+exit, 0: none */
+	struct ccf_exit exit[2];
+};
+
+#define BT_STATS(X, S)                                                         \
+	X(S, translations, "translation units translated")                     \
+	X(S, guest_insns, "guest instructions translated")                     \
+	X(S, guest_bytes, "bytes of guest code translated")                    \
+	X(S, host_bytes, "bytes of host code generated")                       \
+	X(S, ident, "instructions copied as they are")                         \
+	X(S, chained, "exits chained")                                         \
+	X(S, ibtc_fills, "indirect-branch table entries filled")               \
+	X(S, ibtc_flushes, "indirect-branch table flushes")                    \
+	X(S, fast_exits, "exits handled without saving vector state")          \
+	X(S, entries, "entries into the translation cache")                    \
+	X(S, callouts, "callouts to the system semantics")                     \
+	X(S, faults_hidden, "host faults that filled a window")                \
+	X(S, faults_slow, "host faults that went to the interpreter")          \
+	X(S, polls, "polls that stopped the guest")                            \
+	X(S, smc_pages, "pages whose translations were dropped")               \
+	X(S, smc_writes, "guest writes to pages with translations")            \
+	X(S, tc_flushes, "flushes of the whole translation cache")             \
+	X(S, interp_insns, "instructions left to the interpreter")             \
+	X(S, lockstep_tus, "units compared with the interpreter")              \
+	X(S, exceptions, "guest exceptions delivered")                         \
+	X(S, pf, "guest page faults delivered")
+#define BT_STAT_FIELD(S, n, h) uint64_t n;
+struct bt_stats {
+	BT_STATS(BT_STAT_FIELD, )
+};
+
+struct itlb_entry {
+	uint64_t vpage; /* rip >> 12 */
+	uint64_t epoch;
+	uint32_t ppn;
+	uint8_t user;
+};
+#define ITLB_SIZE 512
+
+struct bt {
+	struct vm *vm;
+	struct vcpu *v;
+	struct p2m *p2m;
+	struct shadow *sh;
+
+	int tc_fd;
+	uint8_t *rx, *rw; /* two mappings of the TC */
+	uint64_t tc_size, tc_used;
+	struct ccf *ccf;
+	uint32_t n_ccf, max_ccf;
+	struct recov *recov;
+	uint32_t n_recov, max_recov;
+	uint32_t *hash;
+	uint32_t *page_head; /* by PPN */
+	uint64_t max_ppn;
+
+	uint8_t *view[2]; /* T of CPL 0's and CPL 3's view */
+	void **ibtc[2];
+	uint32_t ibtc_log_n[2];
+	uint16_t *ibtc_log[2];
+	void *ibtc_miss; /* what empty entries hold */
+
+	struct itlb_entry itlb[ITLB_SIZE];
+	uint64_t kern_epoch, epoch_next;
+	uint8_t exec_seen[8192]; /* bloom: pages that may be in the IBTC */
+
+	ZydisDecoder dec;
+	unsigned tu_max;
+	bool chain, lockstep;
+	uint8_t mode;		    /* of the running vCPU */
+	enum shadow_fill last_fill; /* of the last host fault */
+	bool kern_loose; /* view 0 has code that a CR3 write may change */
+	bool started;
+	uint32_t pend_from; /* exit to chain to the next unit, or 0 */
+	unsigned pend_exit;
+	bool pend_ibtc;
+	bool irq_pending;
+	uint8_t *altstack;
+	int vcpu_fd;
+
+	uint16_t *smc_count; /* by PPN (sparse): data writes to code pages */
+	struct bt_stats stats;
+	struct stat_group stat_group;
+};
+
+/* tu.c: decode one unit. */
+struct tu_insn {
+	ZydisDecodedInstruction i;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	uint64_t rip;
+	uint8_t bytes[15];
+	uint8_t kind; /* enum insn_kind */
+};
+struct tu {
+	uint64_t rip;
+	uint32_t ppn, ppn2;
+	bool straddle;
+	unsigned n;
+	uint64_t next; /* rip after the last */
+	struct tu_insn insn[TU_MAX];
+};
+/* What an instruction needs from the translator. */
+enum insn_kind {
+	K_CALLOUT, /* the default: nothing unknown is ever copied */
+	K_PLAIN,
+	K_NOP, /* nothing to emit (prefetches) */
+	K_JCC,
+	K_JMP,
+	K_JMP_IND,
+	K_CALL,
+	K_CALL_IND,
+	K_RET,
+	K_JRCXZ,
+	K_LOOP,
+	K_PUSH,
+	K_POP,
+	K_LEAVE,
+	K_PUSHF,
+	K_STRING,
+	K_CLI,
+	K_STI,
+	K_SWAPGS,
+	K_RDTSC,
+	K_SYSCALL,
+	K_SYSRET,
+};
+void tu_init(void);
+/* 0, or -EFAULT: not even the first instruction can be fetched whole. */
+int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu);
+bool tu_ends(const struct tu_insn *in);
+
+/* translate.c: 0 = out of TC memory (flush and try again). */
+uint32_t bt_translate(struct bt *bt, const struct tu *tu);
+
+/* tc.c */
+int tc_init(struct bt *bt, uint64_t bytes);
+void tc_fini(struct bt *bt);
+void tc_flush(struct bt *bt);
+uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
+void tc_insert(struct bt *bt, uint32_t id);
+void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
+/* Drop every CCF of a page / those that overlap [off, off+len) of it. Answers
+ * how many. */
+unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len);
+/* CCF that holds host TC offset, 0: none. */
+uint32_t tc_find(struct bt *bt, uint32_t host);
+const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);
+void ibtc_fill(struct bt *bt, uint32_t id);
+void ibtc_flush(struct bt *bt, unsigned view);
+
+/* exec.c: which page does code come from. */
+static inline uint64_t exec_epoch(struct bt *bt, uint64_t rip)
+{
+	return rip >> 63 ? bt->kern_epoch : shadow_space_epoch(bt->sh);
+}
+static inline bool exec_cached(struct bt *bt, uint64_t rip, uint32_t *ppn)
+{
+	struct itlb_entry *e = &bt->itlb[(rip >> 12) % ITLB_SIZE];
+
+	if (e->vpage != rip >> 12 || e->epoch != exec_epoch(bt, rip) ||
+	    e->user != (bt->mode & MODE_USER))
+		return false;
+	*ppn = e->ppn;
+	return true;
+}
+/* Walks; false: fetch faults or the page is not RAM. */
+bool exec_page(struct bt *bt, uint64_t rip, uint32_t *ppn);
+
+/* entry.S */
+int bt_enter(struct vcpu *v); /* BT_EXIT_* */
+extern const char bt_exit_chain[], bt_exit_ibtc[], bt_exit_callout[];
+extern const char bt_exit_fault[];
+void bt_signal_entry(int sig, siginfo_t *si, void *uc);
+
+/* fast.c: no vector registers, no TLS. Host PC to go on at, or 0. */
+uint64_t bt_fast_dispatch(struct vcpu *v);
+
+/* fault.c */
+int bt_fault_init(struct bt *bt);
+void bt_fault_fini(struct bt *bt);
+uint64_t bt_signal(int sig, siginfo_t *si, void *uc, void *frame);
+/* Registers at TC offset host are in v->gpr (RSP guest form): finish them and
+ * set v->rip. */
+void bt_recover(struct bt *bt, uint32_t host);
+
+/* sync.c: C state <-> the hot words */
+void bt_sync_mode(struct bt *bt);
+void bt_sync_in(struct bt *bt);
+void bt_sync_out(struct bt *bt);
+#endif

@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The bt engine: set-up, and the loop around the translation cache.
+ *
+ * The loop looks up or translates the unit at rip and enters the TC. It comes
+ * back for what translated code cannot do: translate more (chain, IBTC miss),
+ * callouts to the system semantics, faults that are the guest's business, and
+ * kicks. 16- and 32-bit code, single-stepping and the instruction in an
+ * interrupt shadow are the interpreter's.
+ *
+ * Why a guest cannot reach a byte of the monitor. Translated code has only
+ * these kinds of memory access: (1) through the delta table: a table entry
+ * leads into a window or into the void, whole slots with 512 GiB of nothing on
+ * each side, and constant displacements are below 2 GiB; an index past the
+ * table faults, as only its two ends are mapped. (2) RSP plus a constant: RSP
+ * is derived through the table, and moves without a touch only within one
+ * unit (translate.c). (3) FS/GS base plus a constant: derived the same way.
+ * (4) rT plus constants chosen by the translator. Code: a jump goes to a
+ * chained unit, or through the IBTC, whose index is masked by its width and
+ * whose entries are units or the miss exit. No instruction is emitted that is
+ * not on the list of tu.c. Windows map only what the p2m says is this guest's.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#undef PF_W /* elf.h has one too */
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "mm/base/log.h"
+#include "vmm/bt/bt_priv.h"
+#include "vmm/cpu/interp.h"
+#include "vmm/cpu/sys.h"
+#include "vmm/mmu/mem.h"
+#include "vmm/vm.h"
+#include "vmm/x86/regs.h"
+
+#define TC_DEFAULT (32ull << 20)
+
+static const struct stat_desc bt_stat_desc[] = {
+#define DESC(S, n, h) {#n, h, offsetof(struct bt_stats, n)},
+	BT_STATS(DESC, )
+#undef DESC
+};
+
+/* ---- what the rest of the monitor tells us ---- */
+
+static bool exec_maybe(struct bt *bt, uint64_t vpage)
+{
+	unsigned h = vpage & 0xffff;
+
+	return bt->exec_seen[h >> 3] >> (h & 7) & 1;
+}
+
+static void exec_forget(struct bt *bt, bool kernel)
+{
+	ibtc_flush(bt, 1);
+	if (kernel || bt->kern_loose) {
+		ibtc_flush(bt, 0);
+		bt->kern_epoch = ++bt->epoch_next;
+		bt->kern_loose = false;
+		memset(bt->exec_seen, 0, sizeof(bt->exec_seen));
+	}
+}
+
+static void bt_tlb_flush(struct vcpu *v, enum tlb_flush kind, uint16_t pcid,
+			 gva_t gva)
+{
+	struct bt *bt = (struct bt *)v->bt;
+
+	mem_flush(v);
+	shadow_flush(bt->sh, kind, pcid, gva);
+	if (kind == TLB_FLUSH_PAGE || kind == TLB_FLUSH_PAGE_PCID) {
+		/* A unit of the page before may reach into this one. */
+		if (exec_maybe(bt, gva >> 12) ||
+		    exec_maybe(bt, (gva >> 12) - 1)) {
+			exec_forget(bt, true);
+			memset(bt->itlb, 0, sizeof(bt->itlb));
+		}
+		return;
+	}
+	exec_forget(bt, kind == TLB_FLUSH_ALL);
+}
+
+static void bt_cr3_written(struct vcpu *v, bool noflush)
+{
+	struct bt *bt = (struct bt *)v->bt;
+
+	mem_flush(v);
+	shadow_cr3(bt->sh, noflush);
+	exec_forget(bt, false);
+}
+
+static void bt_mode_changed(struct vcpu *v)
+{
+	struct bt *bt = (struct bt *)v->bt;
+
+	mem_flush(v);
+	shadow_mode(bt->sh);
+	exec_forget(bt, true);
+}
+
+static void bt_kick(struct vcpu *v)
+{
+	atomic_store((_Atomic uint64_t *)&v->bt_hot[HOT_POLL], BT_POLL_BAD);
+}
+
+static const struct vcpu_ops bt_vcpu_ops = {
+	.tlb_flush = bt_tlb_flush,
+	.cr3_written = bt_cr3_written,
+	.mode_changed = bt_mode_changed,
+	.kick = bt_kick,
+};
+
+static void on_drop(void *ctx, ppn_t ppn)
+{
+	shadow_drop_ppn(((struct bt *)ctx)->sh, ppn);
+}
+
+static void on_protect(void *ctx, ppn_t ppn)
+{
+	shadow_protect_ppn(((struct bt *)ctx)->sh, ppn);
+}
+
+/* Data and code on one page: after this many writes beside the code, give the
+ * page up as code until it is run again. */
+#define SMC_PATIENCE 12
+
+static void on_code_written(void *ctx, ppn_t ppn, unsigned off, unsigned len)
+{
+	struct bt *bt = ctx;
+
+	bt->stats.smc_writes++;
+	if (tc_drop_page(bt, ppn.n, off, len))
+		bt->stats.smc_pages++;
+	if (++bt->smc_count[ppn.n] % SMC_PATIENCE == 0)
+		tc_drop_page(bt, ppn.n, 0, PAGE_SIZE);
+	if (!bt->page_head[ppn.n])
+		p2m_set_code(bt->p2m, ppn, false);
+}
+
+static const struct p2m_listener_ops bt_p2m_ops = {
+	.drop = on_drop,
+	.protect = on_protect,
+	.code_written = on_code_written,
+};
+
+/* ---- set-up ---- */
+
+static int bt_probe(char *why, size_t len)
+{
+	if (!__builtin_cpu_supports("bmi2") ||
+	    !__builtin_cpu_supports("avx2")) {
+		snprintf(why, len,
+			 "the CPU has no BMI2/AVX2 (x86-64-v3); use "
+			 "--engine interp");
+		return -ENOTSUP;
+	}
+	if (!(getauxval(AT_HWCAP2) & 2)) {
+		snprintf(why, len,
+			 "the kernel does not enable FSGSBASE (Linux "
+			 "5.9 or newer, no `nofsgsbase`); use "
+			 "--engine interp");
+		return -ENOTSUP;
+	}
+	return 0;
+}
+
+static void *map_fixed(uint8_t *at, size_t len, int fd)
+{
+	return mmap(at, len, PROT_READ | PROT_WRITE,
+		    MAP_FIXED |
+			    (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED),
+		    fd, 0);
+}
+
+/* The reservation of one view (bt/layout.h). */
+static int view_init(struct bt *bt, int k, int vcpu_fd)
+{
+	size_t len = BT_TABLE_SPAN + BT_IBTC_OFF;
+	uint8_t *p, *t;
+
+	p = mmap(NULL, len, PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	t = p + BT_IBTC_OFF;
+	if (map_fixed(t - BT_IBTC_OFF, BT_IBTC_BYTES, -1) == MAP_FAILED ||
+	    map_fixed(t - VCPU_SIZE, VCPU_SIZE, vcpu_fd) == MAP_FAILED ||
+	    map_fixed(t, PAGE_SIZE, -1) == MAP_FAILED ||
+	    map_fixed(t + BT_TABLE_SPAN - PAGE_SIZE, PAGE_SIZE, -1) ==
+		    MAP_FAILED) {
+		munmap(p, len);
+		return -ENOMEM;
+	}
+	bt->view[k] = t;
+	bt->ibtc[k] = (void **)(t - BT_IBTC_OFF);
+	for (unsigned i = 0; i < BT_IBTC_ENTRIES; i++)
+		bt->ibtc[k][i] = (void *)bt_exit_ibtc;
+	return 0;
+}
+
+static void bt_free(struct bt *bt)
+{
+	bt_fault_fini(bt);
+	if (bt->sh)
+		shadow_destroy(bt->sh);
+	if (bt->ccf)
+		tc_fini(bt);
+	for (int k = 0; k < 2; k++)
+		if (bt->view[k])
+			munmap(bt->view[k] - BT_IBTC_OFF,
+			       BT_TABLE_SPAN + BT_IBTC_OFF);
+	free(bt);
+}
+
+static int bt_init(struct vm *vm, struct vcpu *v)
+{
+	struct bt *bt = calloc(1, sizeof(*bt));
+	struct shadow_tables tab;
+	int err;
+
+	if (!bt)
+		return -ENOMEM;
+	tu_init();
+	bt->vm = vm;
+	bt->v = v;
+	bt->p2m = vm->p2m;
+	bt->ibtc_miss = (void *)bt_exit_ibtc;
+	bt->tu_max = vm->cfg.tu_max && vm->cfg.tu_max < TU_MAX ? vm->cfg.tu_max
+							       : TU_MAX;
+	bt->chain = !vm->cfg.no_chain;
+	bt->lockstep = vm->cfg.lockstep;
+	bt->epoch_next = 1;
+	bt->kern_epoch = 1;
+	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,
+			 ZYDIS_STACK_WIDTH_64);
+	err = tc_init(bt, vm->cfg.tc_bytes ? vm->cfg.tc_bytes : TC_DEFAULT);
+	for (int k = 0; k < 2 && !err; k++)
+		err = view_init(bt, k, vm->vcpu_memfd);
+	if (err)
+		goto fail;
+	for (int k = 0; k < 2; k++) {
+		tab.lo[k] = (uint64_t *)bt->view[k];
+		tab.hi[k] =
+			(uint64_t *)(bt->view[k] + BT_TABLE_SPAN - PAGE_SIZE);
+	}
+	err = shadow_create(v, bt->p2m, &tab, &bt->sh);
+	if (err)
+		goto fail;
+	err = interp_vcpu_init(v);
+	if (err)
+		goto fail;
+	v->bt = (struct bt_vcpu *)bt;
+	v->ops = &bt_vcpu_ops;
+	p2m_set_listener(bt->p2m, &bt_p2m_ops, bt);
+	v->bt_hot[HOT_VCPU] = (uint64_t)v;
+	v->bt_hot[HOT_FPU] = (uint64_t)v->fpu;
+	v->bt_hot[HOT_J_CHAIN] = (uint64_t)bt_exit_chain;
+	v->bt_hot[HOT_J_IBTC] = (uint64_t)bt_exit_ibtc;
+	v->bt_hot[HOT_J_CALLOUT] = (uint64_t)bt_exit_callout;
+	v->bt_hot[HOT_POLL] = (uint64_t)&v->bt_hot[HOT_POLL_OK];
+	bt->stat_group = (struct stat_group){
+		"bt", bt_stat_desc, ARRAY_SIZE(bt_stat_desc), &bt->stats, NULL};
+	vm_add_stats(vm, &bt->stat_group);
+	shadow_add_stats(bt->sh, vm);
+	return 0;
+fail:
+	bt_free(bt);
+	return err;
+}
+
+static void bt_fini(struct vm *vm, struct vcpu *v)
+{
+	interp_vcpu_fini(v);
+	p2m_set_listener(vm->p2m, NULL, NULL);
+	bt_free((struct bt *)v->bt);
+	v->bt = NULL;
+}
+
+/* ---- the loop ---- */
+
+/* The page holds code from now on: no writable mapping may stay. */
+static void mark_code(struct bt *bt, uint32_t ppn)
+{
+	if (p2m_is_code(bt->p2m, (ppn_t){ppn}))
+		return;
+	shadow_protect_ppn(bt->sh, (ppn_t){ppn});
+	p2m_set_code(bt->p2m, (ppn_t){ppn}, true);
+}
+
+static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
+{
+	static _Thread_local struct tu tu;
+	uint32_t id;
+
+	if (tu_decode(bt, rip, ppn, &tu))
+		return 0;
+	id = bt_translate(bt, &tu);
+	if (!id) {
+		tc_flush(bt);
+		bt->pend_from = 0;
+		id = bt_translate(bt, &tu);
+		BUG_ON(!id);
+	}
+	mark_code(bt, tu.ppn);
+	if (tu.straddle)
+		mark_code(bt, tu.ppn2);
+	return id;
+}
+
+/* An access went where no window is. Make the windows that the instruction's
+ * operands need; false when there is nothing to make. */
+static bool need_windows(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+	unsigned user = !!(bt->mode & MODE_USER), got;
+	uint8_t bytes[15];
+	ZydisDecodedInstruction i;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisRegisterContext regs = {0};
+	bool made = false;
+
+	if (mem_fetch(v, v->rip, bytes, &got) != CPU_OK) {
+		v->exc.pending = false;
+		return false;
+	}
+	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&bt->dec, bytes, got, &i, op)))
+		return false;
+	for (int r = 0; r < 16; r++)
+		regs.values[ZYDIS_REGISTER_RAX + r] = v->gpr[r];
+	for (unsigned k = 0; k < i.operand_count; k++) {
+		uint64_t a;
+
+		if (op[k].type != ZYDIS_OPERAND_TYPE_MEMORY ||
+		    op[k].mem.type == ZYDIS_MEMOP_TYPE_AGEN ||
+		    op[k].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+			continue;
+		if (ZYAN_FAILED(ZydisCalcAbsoluteAddressEx(&i, &op[k], v->rip,
+							   &regs, &a)))
+			continue;
+		if (op[k].mem.segment == ZYDIS_REGISTER_FS)
+			a += v->seg[SEG_FS].base;
+		if (op[k].mem.segment == ZYDIS_REGISTER_GS)
+			a += v->seg[SEG_GS].base;
+		/* A push writes below RSP. */
+		if (op[k].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
+		    op[k].mem.base == ZYDIS_REGISTER_RSP &&
+		    (op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			a -= 8;
+		made |= shadow_need_window(bt->sh, a, user);
+	}
+	return made;
+}
+
+static void check_irq(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+
+	bt->irq_pending = v->irq && v->irq->peek(v->irq_ctx) >= 0;
+	v->bt_hot[HOT_IRQ_POLL] = bt->irq_pending
+					  ? BT_POLL_BAD
+					  : (uint64_t)&v->bt_hot[HOT_POLL_OK];
+}
+
+static bool interp_only(const struct vcpu *v)
+{
+	return !vcpu_code64(v) || v->irq_shadow || (v->rflags & FL_TF) ||
+	       v->cpl == 1 || v->cpl == 2;
+}
+
+static enum cpu_status interp_one(struct bt *bt)
+{
+	enum cpu_status st = interp_step(bt->v);
+
+	bt->stats.interp_insns++;
+	return st;
+}
+
+/* After the TC came back. */
+static enum cpu_status handle_exit(struct bt *bt, int kind)
+{
+	struct vcpu *v = bt->v;
+	enum cpu_status st;
+
+	switch (kind) {
+	case BT_EXIT_CHAIN: {
+		uint32_t host = v->bt_hot[HOT_EXIT_INFO];
+		struct ccf *c;
+
+		bt->pend_from = tc_find(bt, host);
+		c = &bt->ccf[bt->pend_from];
+		bt->pend_exit =
+			c->exit[0].patch && c->host + c->exit[0].stub == host
+				? 0
+				: 1;
+		return CPU_OK;
+	}
+	case BT_EXIT_IBTC:
+		bt->pend_ibtc = true;
+		return CPU_OK;
+	case BT_EXIT_CALLOUT:
+		bt->stats.callouts++;
+		bt_recover(bt, v->bt_hot[HOT_EXIT_INFO]);
+		break;
+	case BT_EXIT_FAULT:
+		bt->stats.faults_slow++;
+		if (bt->last_fill == SHADOW_NOTOURS && need_windows(bt))
+			return CPU_OK;
+		if (bt->last_fill == SHADOW_NOMEM)
+			return vcpu_stop(v, "the host is out of memory");
+		break;
+	case BT_EXIT_POLL:
+		bt->stats.polls++;
+		if (v->requests)
+			return CPU_OK;
+		break; /* STI with an interrupt waiting */
+	}
+	st = interp_one(bt);
+	check_irq(bt);
+	return st;
+}
+
+static void link_pending(struct bt *bt, uint32_t id)
+{
+	if (bt->chain && !bt->lockstep) {
+		if (bt->pend_from && !(bt->ccf[bt->pend_from].flags & CCF_DEAD))
+			tc_chain(bt, bt->pend_from, bt->pend_exit, id);
+		else if (bt->pend_ibtc)
+			ibtc_fill(bt, id);
+	}
+	bt->pend_from = 0;
+	bt->pend_ibtc = false;
+}
+
+static enum vcpu_exit bt_run(struct vcpu *v)
+{
+	struct bt *bt = (struct bt *)v->bt;
+	uint32_t ppn, id;
+
+	if (!bt->started) {
+		int err = bt_fault_init(bt);
+
+		if (err) {
+			vcpu_stop(v, "cannot set up signal handling: %s",
+				  strerror(-err));
+			return EXIT_ERROR;
+		}
+		bt->started = true;
+	}
+	shadow_enter(bt->sh);
+	check_irq(bt);
+	bt->pend_from = 0;
+	bt->pend_ibtc = false;
+	for (;;) {
+		int kind;
+
+		atomic_store((_Atomic uint64_t *)&v->bt_hot[HOT_POLL],
+			     (uint64_t)&v->bt_hot[HOT_POLL_OK]);
+		if (v->requests)
+			return EXIT_KICK;
+		if (v->halted)
+			return EXIT_HLT;
+		if (bt->irq_pending && cpu_can_take_irq(v))
+			return EXIT_KICK;
+		bt_sync_mode(bt);
+		if (interp_only(v) || !exec_page(bt, v->rip, &ppn)) {
+			bt->pend_from = 0;
+			bt->pend_ibtc = false;
+			if (interp_one(bt) == CPU_EXIT)
+				return v->exit;
+			check_irq(bt);
+			continue;
+		}
+		id = tc_lookup(bt, v->rip, ppn, bt->mode);
+		if (!id)
+			id = translate_at(bt, v->rip, ppn);
+		if (!id) {
+			if (interp_one(bt) == CPU_EXIT)
+				return v->exit;
+			continue;
+		}
+		link_pending(bt, id);
+		bt_sync_in(bt);
+		v->bt_hot[HOT_PC] = (uint64_t)(bt->rx + bt->ccf[id].host +
+					       bt->ccf[id].direct);
+		bt->stats.entries++;
+		kind = bt_enter(v);
+		bt_sync_out(bt);
+		if (handle_exit(bt, kind) == CPU_EXIT)
+			return v->exit;
+	}
+}
+
+const struct engine_ops engine_bt = {
+	.name = "bt",
+	.probe = bt_probe,
+	.init = bt_init,
+	.fini = bt_fini,
+	.run = bt_run,
+};

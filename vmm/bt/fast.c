@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The way out of the TC that stays cheap: an exit that wants to be chained, or
+ * an indirect branch that missed in the IBTC, when the target is translated
+ * already. Runs with the guest's vector registers and FS base in place: this
+ * file is built with -mgeneral-regs-only (Makefile), calls nothing outside
+ * tc.c's lookup (which is built the same way) and uses no thread-local data.
+ */
+#include "vmm/bt/bt_priv.h"
+
+uint64_t bt_fast_dispatch(struct vcpu *v)
+{
+	struct bt *bt = (struct bt *)v->bt;
+	uint64_t kind = v->bt_hot[HOT_EXIT_KIND], rip;
+	uint32_t from = 0, id, ppn;
+	unsigned exit = 0;
+	struct ccf *c;
+
+	if (kind == BT_EXIT_CHAIN) {
+		uint32_t host = v->bt_hot[HOT_EXIT_INFO];
+
+		from = tc_find(bt, host);
+		c = &bt->ccf[from];
+		exit = c->exit[0].patch && c->host + c->exit[0].stub == host
+			       ? 0
+			       : 1;
+		rip = c->rip + (int64_t)c->exit[exit].target;
+		ppn = c->ppn;
+	} else {
+		rip = v->bt_hot[HOT_EXIT_INFO];
+		if (!exec_cached(bt, rip, &ppn)) {
+			v->rip = rip;
+			return 0;
+		}
+	}
+	v->rip = rip;
+	if (bt->mode & MODE_SINGLE)
+		return 0;
+	id = tc_lookup(bt, rip, ppn, bt->mode);
+	if (!id)
+		return 0;
+	bt->stats.fast_exits++;
+	c = &bt->ccf[id];
+	if (!bt->chain)
+		return (uint64_t)(bt->rx + c->host + c->direct);
+	if (from && !(bt->ccf[from].flags & CCF_DEAD))
+		tc_chain(bt, from, exit, id);
+	else
+		ibtc_fill(bt, id);
+	return (uint64_t)(bt->rx + c->host + c->direct);
+}

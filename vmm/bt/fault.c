@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Host faults in translated code, and the recovery of the guest's state.
+ *
+ * A hidden fault (the page was not in the window yet) is mended inside the
+ * signal handler, and the host instruction runs again. For all others the
+ * handler puts the guest's registers together exactly as they were before the
+ * guest instruction, and leaves for bt_exit_fault, so that everything else
+ * (guest exceptions, MMIO, self-modifying code) happens outside of signals.
+ *
+ * A fault whose PC is not in the TC is a bug of ours: stop with a dump.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+#include <immintrin.h>
+
+#include "mm/base/log.h"
+#include "vmm/bt/bt_priv.h"
+#include "vmm/x86/regs.h"
+
+struct bt_altstack {
+	uint64_t fsbase;
+	struct bt *bt;
+};
+
+static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+
+int bt_fault_init(struct bt *bt)
+{
+	struct bt_altstack *a;
+	uint8_t *p;
+	stack_t ss = {.ss_size = BT_ALTSTACK_SIZE - 4096};
+	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
+	sigset_t all;
+
+	p = mmap(NULL, 2 * BT_ALTSTACK_SIZE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	bt->altstack = p;
+	p = (uint8_t *)(((uintptr_t)p + BT_ALTSTACK_SIZE - 1) &
+			-(uintptr_t)BT_ALTSTACK_SIZE);
+	a = (struct bt_altstack *)p;
+	a->fsbase = _readfsbase_u64();
+	a->bt = bt;
+	ss.ss_sp = p + 4096;
+	if (sigaltstack(&ss, NULL))
+		return -errno;
+	sa.sa_sigaction = bt_signal_entry;
+	sigfillset(&sa.sa_mask);
+	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
+		if (sigaction(signals[i], &sa, NULL))
+			return -errno;
+	/* Other handlers would run with the guest's FS. */
+	sigfillset(&all);
+	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
+		sigdelset(&all, signals[i]);
+	sigdelset(&all, SIGABRT);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	return 0;
+}
+
+void bt_fault_fini(struct bt *bt)
+{
+	stack_t ss = {.ss_flags = SS_DISABLE};
+
+	if (!bt->altstack)
+		return;
+	sigaltstack(&ss, NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
+		signal(signals[i], SIG_DFL);
+	munmap(bt->altstack, 2 * BT_ALTSTACK_SIZE);
+	bt->altstack = NULL;
+}
+
+void bt_recover(struct bt *bt, uint32_t host)
+{
+	struct vcpu *v = bt->v;
+	uint32_t id = tc_find(bt, host);
+	const struct recov *r = id ? tc_recov(bt, id, host) : NULL;
+
+	if (!r) {
+		log_error("bug: no guest instruction at TC offset %#x", host);
+		abort();
+	}
+	v->rip = bt->ccf[id].rip + r->guest;
+	switch (r->kind) {
+	case RK_BORROW_RSI:
+		v->gpr[R_RSI] = v->bt_hot[HOT_TMP0];
+		break;
+	case RK_RSI_RDI:
+		v->gpr[R_RSI] -= v->bt_hot[HOT_TMP1];
+		v->gpr[R_RDI] -= v->bt_hot[HOT_TMP0];
+		break;
+	case RK_RSI:
+		v->gpr[R_RSI] -= v->bt_hot[HOT_TMP1];
+		break;
+	case RK_RDI:
+		v->gpr[R_RDI] -= v->bt_hot[HOT_TMP0];
+		break;
+	}
+}
+
+static void recover_from(struct bt *bt, greg_t *g, uint32_t host)
+{
+	struct vcpu *v = bt->v;
+	static const uint8_t from[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX,
+					 REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+					 REG_R8,  REG_R9,  REG_R10, REG_R11,
+					 REG_R12, REG_R13, REG_R14, REG_R15};
+
+	for (int i = 0; i < 15; i++)
+		if (i != R_R10 && i != R_R11 && i != R_RSP)
+			v->gpr[i] = g[from[i]];
+	v->gpr[R_RSP] = g[REG_RSP] + v->bt_hot[HOT_RSP_NOTD] + 1;
+	bt_recover(bt, host);
+	v->bt_hot[HOT_TMP0] = g[REG_EFL];
+}
+
+static _Noreturn void die(int sig, siginfo_t *si, greg_t *g)
+{
+	log_error("bug: signal %d at pc %#llx, address %p, rsp %#llx, r15 "
+		  "%#llx: not in translated code",
+		  sig, (long long)g[REG_RIP], si->si_addr,
+		  (long long)g[REG_RSP], (long long)g[REG_R15]);
+	signal(SIGABRT, SIG_DFL);
+	abort();
+}
+
+uint64_t bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
+{
+	struct bt *bt = ((struct bt_altstack *)frame)->bt;
+	struct vcpu *v = bt->v;
+	ucontext_t *uc = ucv;
+	greg_t *g = uc->uc_mcontext.gregs;
+	uint64_t pc = g[REG_RIP], addr = (uint64_t)si->si_addr;
+	uint32_t host = pc - (uint64_t)bt->rx;
+	uint64_t kind = BT_EXIT_FAULT;
+
+	if (pc - (uint64_t)bt->rx >= bt->tc_size)
+		die(sig, si, g);
+	bt->last_fill = SHADOW_NOTOURS;
+	if (sig == SIGSEGV && g[REG_TRAPNO] == 14) {
+		if (addr == BT_POLL_BAD) {
+			kind = BT_EXIT_POLL;
+		} else {
+			bt->last_fill =
+				shadow_fill(bt->sh, addr, g[REG_ERR] & 2,
+					    !!(bt->mode & MODE_USER));
+			if (bt->last_fill == SHADOW_OK) {
+				bt->stats.faults_hidden++;
+				return v->bt_hot[HOT_FS];
+			}
+		}
+	}
+	recover_from(bt, g, host);
+	v->bt_hot[HOT_EXIT_KIND] = kind;
+	g[REG_RIP] = (greg_t)bt_exit_fault;
+	g[REG_EFL] &= ~FL_DF;
+	return v->bt_hot[HOT_FS];
+}

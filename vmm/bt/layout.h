@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_BT_LAYOUT_H
+#define SARDINE_VMM_BT_LAYOUT_H
+/*
+ * Where translated code finds things. Plain numbers: entry.S includes this.
+ *
+ * There are two views of a vCPU, one for CPL 0 and one for CPL 3. Each is a
+ * reservation of the monitor's address space around an address T (page
+ * aligned):
+ *
+ *	T - BT_IBTC_OFF	   64 Ki code pointers: the indirect-branch table (IBTC)
+ *	T - VCPU_SIZE	   struct vcpu; the same pages in both views
+ *	T		   delta table, entries 0..511   (lower half of 2^48)
+ *	T + 256 MiB - 4 KiB	   the last 512 entries  (upper half)
+ *
+ * rT (host r15) holds T - 25. That is 39 mod 64, so rT is also the shift count
+ * that turns an address into its table index, and [rT - 128] .. [rT + 127]
+ * covers gpr[] and the last three hot words with one-byte displacements.
+ */
+#define BT_T_BIAS	 25
+#define BT_VCPU_SIZE	 8192
+#define BT_IBTC_ENTRIES	 65536
+#define BT_IBTC_BYTES	 (BT_IBTC_ENTRIES * 8)
+#define BT_IBTC_OFF	 (BT_VCPU_SIZE + BT_IBTC_BYTES)
+#define BT_TABLE_SPAN	 (1 << 28)
+
+/* Displacements from rT. */
+#define BT_D_GPR(n)	 (8 * (n)-128 + BT_T_BIAS)
+#define BT_D_HOT(i)	 (8 * (i)-128 - 384 + BT_T_BIAS)
+#define BT_D_TABLE	 BT_T_BIAS
+#define BT_D_IBTC	 (BT_T_BIAS - BT_IBTC_OFF)
+#define BT_D_VCPU(o)	 ((int)(o)-BT_VCPU_SIZE + BT_T_BIAS)
+
+/* Hot words: indexes into vcpu->bt_hot[48]. */
+#define HOT_RSP_NOTD	 47 /* ~delta of the stack's window */
+#define HOT_RSP_DELTA	 46 /* host rsp = guest rsp + this */
+#define HOT_POLL	 45 /* readable, or BT_POLL_BAD when kicked */
+#define HOT_IRQ_POLL	 44 /* BT_POLL_BAD: an interrupt waits for IF */
+#define HOT_TMP0	 43
+#define HOT_TMP1	 42
+#define HOT_TMP2	 41
+#define HOT_IF		 40 /* FL_IF or 0, while in the TC */
+#define HOT_EXIT_INFO	 39
+#define HOT_EXIT_KIND	 38
+#define HOT_HOST_RSP	 37 /* the monitor's stack, inside bt_enter */
+#define HOT_HOST_FS	 36 /* the monitor's FS base */
+#define HOT_FS		 35 /* guest FS base in host form */
+#define HOT_GS		 34 /* guest GS base in host form */
+#define HOT_KGS		 33 /* guest KERNEL_GS_BASE in host form */
+#define HOT_RSP_HOST	 32 /* host form of RSP, for entering */
+#define HOT_PC		 31 /* where to enter the TC */
+#define HOT_RT		 30 /* rT of the current view */
+#define HOT_J_CHAIN	 29 /* code pointers: the ways out */
+#define HOT_J_IBTC	 28
+#define HOT_J_CALLOUT	 27
+#define HOT_FPU		 26 /* v->fpu */
+#define HOT_FPU_MASK	 25
+#define HOT_VCPU	 24 /* canonical address of struct vcpu */
+#define HOT_POLL_OK	 23 /* a word that HOT_POLL points to when quiet */
+#define HOT_RT_USER	 22
+#define HOT_RT_KERN	 21
+#define HOT_J_SYSCALL	 20
+#define HOT_J_SYSRET	 19
+#define HOT_FMASK	 18
+#define HOT_LSTAR	 17
+
+/* Page 0 is never mapped (vm.mmap_min_addr). */
+#define BT_POLL_BAD	 16
+
+/* Signal stack of the vCPU thread; its size is its alignment, and its lowest
+ * words are struct bt_altstack (fault.c). */
+#define BT_ALTSTACK_SIZE 65536
+
+/* HOT_EXIT_KIND */
+#define BT_EXIT_CHAIN	 1 /* info: TC offset of the exit stub */
+#define BT_EXIT_IBTC	 2 /* info: target rip */
+#define BT_EXIT_CALLOUT	 3 /* info: TC offset; state is recovered from it */
+#define BT_EXIT_FAULT	 4 /* state already recovered; rip in vcpu->rip */
+#define BT_EXIT_POLL	 5 /* the same */
+#endif

@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A translation unit: up to TU_MAX guest instructions from one page, ending
+ * with the first that changes the flow, and what kind of care each needs.
+ *
+ * The rule of safety is here: an instruction is copied or re-encoded only if
+ * it is known to be harmless (its instruction set is on the list and in the
+ * guest's CPUID, its category is on the list, all its register operands are
+ * general, vector or x87 registers, its one memory operand is an ordinary
+ * ModRM operand). Everything else calls out to the system semantics, which
+ * raise #UD for what is not there. A raw `syscall` can so never be emitted.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "vmm/bt/bt_priv.h"
+#include "vmm/cpu/sys.h"
+
+/* Instruction sets that may be translated; feat -1: every x86-64 has it. */
+struct isa_rule {
+	uint8_t ok;
+	int8_t feat; /* enum cpu_feature or -1 */
+	uint8_t vec; /* 1: x87/MMX/SSE state, 2: AVX state */
+};
+static struct isa_rule isa[ZYDIS_ISA_SET_MAX_VALUE + 1];
+static uint8_t category_ok[ZYDIS_CATEGORY_MAX_VALUE + 1];
+
+void tu_init(void)
+{
+	static const struct {
+		uint8_t set;
+		struct isa_rule r;
+	} sets[] = {
+		{ZYDIS_ISA_SET_I86, {1, -1, 0}},
+		{ZYDIS_ISA_SET_I186, {1, -1, 0}},
+		{ZYDIS_ISA_SET_I386, {1, -1, 0}},
+		{ZYDIS_ISA_SET_I486, {1, -1, 0}},
+		{ZYDIS_ISA_SET_I486REAL, {1, -1, 0}},
+		{ZYDIS_ISA_SET_PENTIUMREAL, {1, -1, 0}},
+		{ZYDIS_ISA_SET_PPRO, {1, -1, 0}},
+		{ZYDIS_ISA_SET_LONGMODE, {1, -1, 0}},
+		{ZYDIS_ISA_SET_CMOV, {1, -1, 0}},
+		{ZYDIS_ISA_SET_FAT_NOP, {1, -1, 0}},
+		{ZYDIS_ISA_SET_PREFETCH_NOP, {1, -1, 0}},
+		{ZYDIS_ISA_SET_SSE_PREFETCH, {1, -1, 0}},
+		{ZYDIS_ISA_SET_PAUSE, {1, -1, 0}},
+		{ZYDIS_ISA_SET_LAHF, {1, -1, 0}},
+		{ZYDIS_ISA_SET_CLFSH, {1, -1, 0}},
+		{ZYDIS_ISA_SET_CET, {1, -1, 0}}, /* ENDBR only */
+		{ZYDIS_ISA_SET_AMD3DNOW, {1, FEAT_PREFETCHW, 0}}, /* PREFETCH */
+		{ZYDIS_ISA_SET_CMPXCHG16B, {1, FEAT_CX16, 0}},
+		{ZYDIS_ISA_SET_POPCNT, {1, FEAT_POPCNT, 0}},
+		{ZYDIS_ISA_SET_LZCNT, {1, FEAT_LZCNT, 0}},
+		{ZYDIS_ISA_SET_BMI1, {1, FEAT_BMI1, 0}},
+		{ZYDIS_ISA_SET_BMI2, {1, FEAT_BMI2, 0}},
+		{ZYDIS_ISA_SET_ADOX_ADCX, {1, FEAT_ADX, 0}},
+		{ZYDIS_ISA_SET_MOVBE, {1, FEAT_MOVBE, 0}},
+		{ZYDIS_ISA_SET_RDRAND, {1, FEAT_RDRAND, 0}},
+		{ZYDIS_ISA_SET_RDSEED, {1, FEAT_RDSEED, 0}},
+		{ZYDIS_ISA_SET_CLFLUSHOPT, {1, FEAT_CLFLUSHOPT, 0}},
+		{ZYDIS_ISA_SET_CLWB, {1, FEAT_CLWB, 0}},
+		{ZYDIS_ISA_SET_X87, {1, -1, 1}},
+		{ZYDIS_ISA_SET_FCMOV, {1, -1, 1}},
+		{ZYDIS_ISA_SET_PENTIUMMMX, {1, -1, 1}},
+		{ZYDIS_ISA_SET_SSE, {1, -1, 1}},
+		{ZYDIS_ISA_SET_SSE2, {1, -1, 1}},
+		{ZYDIS_ISA_SET_SSE2MMX, {1, -1, 1}},
+		{ZYDIS_ISA_SET_SSEMXCSR, {1, -1, 1}},
+		{ZYDIS_ISA_SET_SSE3, {1, FEAT_SSE3, 1}},
+		{ZYDIS_ISA_SET_SSE3X87, {1, FEAT_SSE3, 1}},
+		{ZYDIS_ISA_SET_SSSE3, {1, FEAT_SSSE3, 1}},
+		{ZYDIS_ISA_SET_SSSE3MMX, {1, FEAT_SSSE3, 1}},
+		{ZYDIS_ISA_SET_SSE4, {1, FEAT_SSE41, 1}},
+		{ZYDIS_ISA_SET_SSE42, {1, FEAT_SSE42, 1}},
+		{ZYDIS_ISA_SET_AES, {1, FEAT_AES, 1}},
+		{ZYDIS_ISA_SET_PCLMULQDQ, {1, FEAT_PCLMUL, 1}},
+		{ZYDIS_ISA_SET_SHA, {1, FEAT_SHA, 1}},
+		{ZYDIS_ISA_SET_GFNI, {1, FEAT_GFNI, 1}},
+		{ZYDIS_ISA_SET_AVX, {1, FEAT_AVX, 2}},
+		{ZYDIS_ISA_SET_AVX2, {1, FEAT_AVX2, 2}},
+		{ZYDIS_ISA_SET_AVXAES, {1, FEAT_AES, 2}},
+		{ZYDIS_ISA_SET_AVX_GFNI, {1, FEAT_GFNI, 2}},
+		{ZYDIS_ISA_SET_F16C, {1, FEAT_F16C, 2}},
+		{ZYDIS_ISA_SET_FMA, {1, FEAT_FMA, 2}},
+		{ZYDIS_ISA_SET_VAES, {1, FEAT_VAES, 2}},
+		{ZYDIS_ISA_SET_VPCLMULQDQ, {1, FEAT_VPCLMUL, 2}},
+	};
+	static const uint8_t cats[] = {
+		ZYDIS_CATEGORY_ADOX_ADCX,  ZYDIS_CATEGORY_AES,
+		ZYDIS_CATEGORY_AVX,	   ZYDIS_CATEGORY_AVX2,
+		ZYDIS_CATEGORY_BINARY,	   ZYDIS_CATEGORY_BITBYTE,
+		ZYDIS_CATEGORY_BLEND,	   ZYDIS_CATEGORY_BMI1,
+		ZYDIS_CATEGORY_BMI2,	   ZYDIS_CATEGORY_BROADCAST,
+		ZYDIS_CATEGORY_CLFLUSHOPT, ZYDIS_CATEGORY_CLWB,
+		ZYDIS_CATEGORY_CMOV,	   ZYDIS_CATEGORY_CONVERT,
+		ZYDIS_CATEGORY_DATAXFER,   ZYDIS_CATEGORY_FCMOV,
+		ZYDIS_CATEGORY_GFNI,	   ZYDIS_CATEGORY_LOGICAL,
+		ZYDIS_CATEGORY_LOGICAL_FP, ZYDIS_CATEGORY_LZCNT,
+		ZYDIS_CATEGORY_MMX,	   ZYDIS_CATEGORY_NOP,
+		ZYDIS_CATEGORY_WIDENOP,	   ZYDIS_CATEGORY_PCLMULQDQ,
+		ZYDIS_CATEGORY_RDRAND,	   ZYDIS_CATEGORY_RDSEED,
+		ZYDIS_CATEGORY_ROTATE,	   ZYDIS_CATEGORY_SEMAPHORE,
+		ZYDIS_CATEGORY_SETCC,	   ZYDIS_CATEGORY_SHA,
+		ZYDIS_CATEGORY_SHIFT,	   ZYDIS_CATEGORY_SSE,
+		ZYDIS_CATEGORY_STTNI,	   ZYDIS_CATEGORY_VAES,
+		ZYDIS_CATEGORY_VFMA,	   ZYDIS_CATEGORY_VPCLMULQDQ,
+		ZYDIS_CATEGORY_X87_ALU,
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++)
+		isa[sets[i].set] = sets[i].r;
+	for (unsigned i = 0; i < ARRAY_SIZE(cats); i++)
+		category_ok[cats[i]] = 1;
+}
+
+static bool is_vector_ok(const struct isa_rule *r, unsigned mode)
+{
+	return !(r->vec && (mode & MODE_NOSSE)) &&
+	       !(r->vec == 2 && (mode & MODE_NOAVX));
+}
+
+/* Every register operand is one that translated code may touch, and memory is
+ * only what ModRM addresses. */
+static bool operands_plain(const struct tu_insn *in)
+{
+	for (unsigned k = 0; k < in->i.operand_count; k++) {
+		const ZydisDecodedOperand *o = &in->op[k];
+
+		if (o->type == ZYDIS_OPERAND_TYPE_POINTER)
+			return false;
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+			    o->mem.type == ZYDIS_MEMOP_TYPE_VSIB ||
+			    o->mem.type == ZYDIS_MEMOP_TYPE_MIB ||
+			    in->i.address_width != 64)
+				return false;
+			if (o->mem.base == ZYDIS_REGISTER_EIP)
+				return false;
+		}
+		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		switch (ZydisRegisterGetClass(o->reg.value)) {
+		case ZYDIS_REGCLASS_GPR8:
+		case ZYDIS_REGCLASS_GPR16:
+		case ZYDIS_REGCLASS_GPR32:
+		case ZYDIS_REGCLASS_GPR64:
+			if (o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
+			    ZydisRegisterGetId(o->reg.value) == R_RSP)
+				return false;
+			break;
+		case ZYDIS_REGCLASS_X87:
+		case ZYDIS_REGCLASS_MMX:
+		case ZYDIS_REGCLASS_XMM:
+		case ZYDIS_REGCLASS_YMM:
+		case ZYDIS_REGCLASS_FLAGS:
+			break;
+		default:
+			if (o->reg.value == ZYDIS_REGISTER_MXCSR ||
+			    o->reg.value == ZYDIS_REGISTER_X87CONTROL ||
+			    o->reg.value == ZYDIS_REGISTER_X87STATUS ||
+			    o->reg.value == ZYDIS_REGISTER_X87TAG)
+				break;
+			return false;
+		}
+	}
+	return true;
+}
+
+static enum insn_kind classify_stack(const struct tu_insn *in)
+{
+	const ZydisDecodedInstruction *i = &in->i;
+	const ZydisDecodedOperand *o = &in->op[0];
+
+	if (i->operand_width != 64 || i->address_width != 64)
+		return K_CALLOUT;
+	switch (i->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_POP:
+		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(o->reg.value) != ZYDIS_REGCLASS_GPR64)
+			return K_CALLOUT;
+		return i->mnemonic == ZYDIS_MNEMONIC_PUSH ? K_PUSH : K_POP;
+	case ZYDIS_MNEMONIC_LEAVE:
+		return K_LEAVE;
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return K_PUSHF;
+	default:
+		return K_CALLOUT;
+	}
+}
+
+static enum insn_kind classify_flow(const struct tu_insn *in)
+{
+	const ZydisDecodedInstruction *i = &in->i;
+	const ZydisDecodedOperand *o = &in->op[0];
+	bool rel = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+
+	if (i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
+	    i->raw.prefix_count > 8)
+		return K_CALLOUT;
+	for (unsigned k = 0; k < i->raw.prefix_count; k++)
+		if (i->raw.prefixes[k].value == 0x66 ||
+		    i->raw.prefixes[k].value == 0x67)
+			return K_CALLOUT;
+	switch (i->mnemonic) {
+	case ZYDIS_MNEMONIC_JMP:
+		return rel ? K_JMP : K_JMP_IND;
+	case ZYDIS_MNEMONIC_CALL:
+		return rel ? K_CALL : K_CALL_IND;
+	case ZYDIS_MNEMONIC_RET:
+		return K_RET;
+	case ZYDIS_MNEMONIC_JRCXZ:
+		return K_JRCXZ;
+	case ZYDIS_MNEMONIC_LOOP:
+		return K_LOOP;
+	default:
+		break;
+	}
+	if (i->meta.category == ZYDIS_CATEGORY_COND_BR &&
+	    (i->opcode_map == ZYDIS_OPCODE_MAP_0F ? (i->opcode & 0xf0) == 0x80
+						  : (i->opcode & 0xf0) == 0x70))
+		return K_JCC;
+	return K_CALLOUT;
+}
+
+static enum insn_kind classify_string(const struct tu_insn *in)
+{
+	if (in->i.address_width != 64)
+		return K_CALLOUT;
+	for (unsigned k = 0; k < in->i.operand_count; k++) {
+		const ZydisDecodedOperand *o = &in->op[k];
+
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    (o->mem.segment == ZYDIS_REGISTER_FS ||
+		     o->mem.segment == ZYDIS_REGISTER_GS))
+			return K_CALLOUT;
+	}
+	return K_STRING;
+}
+
+static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
+{
+	bool kernel = !(mode & (MODE_USER | MODE_CPL12));
+
+	switch (in->i.mnemonic) {
+	case ZYDIS_MNEMONIC_LEA:
+		return in->i.address_width == 64 ? K_PLAIN : K_CALLOUT;
+	case ZYDIS_MNEMONIC_PAUSE:
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_MFENCE:
+	case ZYDIS_MNEMONIC_SFENCE:
+	case ZYDIS_MNEMONIC_CLC:
+	case ZYDIS_MNEMONIC_STC:
+	case ZYDIS_MNEMONIC_CMC:
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+	case ZYDIS_MNEMONIC_LAHF:
+	case ZYDIS_MNEMONIC_SAHF:
+		return K_PLAIN;
+	case ZYDIS_MNEMONIC_CLFLUSH:
+		return operands_plain(in) ? K_PLAIN : K_CALLOUT;
+	case ZYDIS_MNEMONIC_ENDBR64:
+	case ZYDIS_MNEMONIC_ENDBR32:
+		return K_NOP;
+	case ZYDIS_MNEMONIC_CLI:
+		return kernel ? K_CLI : K_CALLOUT;
+	case ZYDIS_MNEMONIC_STI:
+		return kernel ? K_STI : K_CALLOUT;
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return kernel ? K_SWAPGS : K_CALLOUT;
+	case ZYDIS_MNEMONIC_RDTSC:
+		return mode & MODE_TSC_OUT ? K_CALLOUT : K_RDTSC;
+	default:
+		return K_CALLOUT;
+	}
+}
+
+static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
+{
+	const ZydisDecodedInstruction *i = &in->i;
+	const struct isa_rule *r = &isa[i->meta.isa_set];
+
+	if (i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	    i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return K_CALLOUT;
+	switch (i->meta.category) {
+	case ZYDIS_CATEGORY_PUSH:
+	case ZYDIS_CATEGORY_POP:
+		return classify_stack(in);
+	case ZYDIS_CATEGORY_CALL:
+	case ZYDIS_CATEGORY_RET:
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_UNCOND_BR:
+		return classify_flow(in);
+	case ZYDIS_CATEGORY_STRINGOP:
+		return classify_string(in);
+	case ZYDIS_CATEGORY_PREFETCH:
+		return r->ok ? K_NOP : K_CALLOUT;
+	default:
+		break;
+	}
+	if (i->mnemonic == ZYDIS_MNEMONIC_LEAVE)
+		return classify_stack(in);
+	if (!category_ok[i->meta.category])
+		return classify_misc(in, bt->mode);
+	if (!r->ok || (r->feat >= 0 && !cpu_has(bt->v, r->feat)) ||
+	    !is_vector_ok(r, bt->mode) ||
+	    (i->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !operands_plain(in))
+		return K_CALLOUT;
+	switch (i->mnemonic) {
+	/* These store the address of the last x87 instruction, which would be
+	 * one in the TC. */
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_SLDT:
+	case ZYDIS_MNEMONIC_STR:
+	case ZYDIS_MNEMONIC_SMSW:
+		return K_CALLOUT;
+	case ZYDIS_MNEMONIC_NOP:
+		return K_NOP;
+	default:
+		return K_PLAIN;
+	}
+}
+
+bool tu_ends(const struct tu_insn *in)
+{
+	switch (in->kind) {
+	case K_PLAIN:
+	case K_NOP:
+	case K_PUSH:
+	case K_POP:
+	case K_LEAVE:
+	case K_PUSHF:
+	case K_STRING:
+	case K_CLI:
+	case K_STI:
+	case K_SWAPGS:
+	case K_RDTSC:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* Decode what is in bytes[0..avail); a byte string that is no instruction is
+ * left to the interpreter, which raises the right exception. */
+static bool decode_one(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
+		       unsigned avail, bool *short_of)
+{
+	ZyanStatus st;
+
+	*short_of = false;
+	st = ZydisDecoderDecodeFull(&bt->dec, bytes, avail, &in->i, in->op);
+	if (ZYAN_SUCCESS(st)) {
+		memcpy(in->bytes, bytes, in->i.length);
+		in->kind = classify(bt, in);
+		return true;
+	}
+	*short_of = st == ZYDIS_STATUS_NO_MORE_DATA && avail < 15;
+	memset(&in->i, 0, sizeof(in->i));
+	in->i.length = 1;
+	in->kind = K_CALLOUT;
+	return false;
+}
+
+int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu)
+{
+	unsigned max = bt->mode & MODE_SINGLE ? 1 : bt->tu_max;
+	const uint8_t *page = p2m_read(bt->p2m, (ppn_t){ppn});
+	unsigned off = rip & (PAGE_SIZE - 1);
+	bool short_of;
+
+	tu->rip = rip;
+	tu->ppn = ppn;
+	tu->straddle = false;
+	tu->n = 0;
+	if (!page)
+		return -EFAULT;
+	while (tu->n < max && off < PAGE_SIZE) {
+		struct tu_insn *in = &tu->insn[tu->n];
+		unsigned avail = PAGE_SIZE - off;
+
+		if (avail > 15)
+			avail = 15;
+		in->rip = rip;
+		decode_one(bt, in, page + off, avail, &short_of);
+		if (short_of) {
+			uint8_t buf[15];
+			const uint8_t *page2;
+
+			if (tu->n)
+				break;
+			if (!exec_page(bt, rip + avail, &tu->ppn2))
+				return -EFAULT;
+			page2 = p2m_read(bt->p2m, (ppn_t){tu->ppn2});
+			if (!page2)
+				return -EFAULT;
+			memcpy(buf, page + off, avail);
+			memcpy(buf + avail, page2, 15 - avail);
+			decode_one(bt, in, buf, 15, &short_of);
+			tu->straddle = true;
+			tu->n = 1;
+			rip += in->i.length;
+			break;
+		}
+		tu->n++;
+		rip += in->i.length;
+		off += in->i.length;
+		if (tu_ends(in))
+			break;
+	}
+	/* STI must not end a unit: the next instruction is in its shadow. */
+	if (tu->n && tu->insn[tu->n - 1].kind == K_STI)
+		tu->insn[tu->n - 1].kind = K_CALLOUT;
+	tu->next = rip;
+	return 0;
+}
