@@ -290,7 +290,7 @@ void tcg_ss(struct regs *r)
 
 void tcg_rmw(struct regs *r)
 {
-	if (r->vec == 14 && !(r->err & PF_P) && is_tcg())
+	if (r->vec == 14 && is_tcg())
 		r->err |= PF_W;
 }
 
