@@ -805,9 +805,24 @@ static unsigned alignment(const struct x86_insn *x, const struct insn *in)
 
 	if (!m || in->cls == CLS_X87 || in->cls == CLS_MMX)
 		return 0;
+	/* AMD's SHA instructions take any address, against the manuals. */
+	if (x->i.meta.isa_set == ZYDIS_ISA_SET_SHA && __builtin_cpu_is("amd"))
+		return 0;
 	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return aligned_by_name(in->mnemonic) ? m->size : 0;
 	return m->size == 16 && !unaligned_by_name(in->mnemonic) ? 16 : 0;
+}
+
+/* From memory to MM: no XMM operand shows that they are SSE instructions. */
+static bool converts_to_mmx(uint16_t mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_CVTPS2PI: case ZYDIS_MNEMONIC_CVTTPS2PI:
+	case ZYDIS_MNEMONIC_CVTPD2PI: case ZYDIS_MNEMONIC_CVTTPD2PI:
+		return true;
+	default:
+		return false;
+	}
 }
 
 static enum insn_class classify(const struct x86_insn *x,
@@ -820,16 +835,16 @@ static enum insn_class classify(const struct x86_insn *x,
 	if (x->i.meta.isa_set == ZYDIS_ISA_SET_X87 ||
 	    x->i.meta.isa_set == ZYDIS_ISA_SET_FCMOV ||
 	    x->i.meta.isa_set == ZYDIS_ISA_SET_SSE3X87 ||
-	    x->i.meta.isa_ext == ZYDIS_ISA_EXT_X87)
+	    x->i.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
+	    in->mnemonic == ZYDIS_MNEMONIC_FISTTP)
 		return CLS_X87;
 	for (unsigned k = 0; k < 4; k++) {
 		mm |= in->op[k].kind == OPK_MM;
 		vec |= in->op[k].kind == OPK_XMM;
 	}
 	if (mm || x->i.meta.isa_ext == ZYDIS_ISA_EXT_MMX)
-		return vec || in->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS ||
-		       in->mnemonic == ZYDIS_MNEMONIC_CVTPI2PD ?
-		       CLS_SSEMMX : CLS_MMX;
+		return vec || converts_to_mmx(in->mnemonic) ? CLS_SSEMMX :
+							       CLS_MMX;
 	switch (x->i.meta.isa_ext) {
 	case ZYDIS_ISA_EXT_SSE: case ZYDIS_ISA_EXT_SSE2:
 	case ZYDIS_ISA_EXT_SSE3: case ZYDIS_ISA_EXT_SSSE3:

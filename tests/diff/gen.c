@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Candidates are random bytes in the shape of an instruction (prefixes, opcode
+ * map, opcode, ModRM with a memory form that stays in the arena, immediate);
+ * Zydis says whether that is an instruction and what it touches, and a filter
+ * keeps what is safe and deterministic. So every encoding of every instruction
+ * that the filter knows turns up sooner or later.
+ *
+ * Memory forms: [r15+disp], [r15+r14*scale+disp], [abs32], [rip+disp].
+ */
+#include "tests/diff/gen.h"
+
+#include <Zydis/Zydis.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MIDDLE (GEN_ARENA + GEN_ARENA_SIZE / 2)
+
+struct rng {
+	uint64_t s;
+};
+
+static uint64_t rnd(struct rng *r)
+{
+	uint64_t z = (r->s += 0x9e3779b97f4a7c15ull);
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+	return z ^ z >> 31;
+}
+
+static unsigned below(struct rng *r, unsigned n)
+{
+	return rnd(r) % n;
+}
+
+/* ---- candidates ---- */
+struct cand {
+	uint8_t b[64];
+	unsigned n;
+};
+
+static void add(struct cand *c, unsigned byte)
+{
+	c->b[c->n++] = byte;
+}
+
+static void add32(struct cand *c, uint32_t v)
+{
+	memcpy(c->b + c->n, &v, 4);
+	c->n += 4;
+}
+
+/* Displacements: mostly near, mostly aligned. */
+static int32_t displacement(struct rng *r)
+{
+	int32_t d = (int32_t)below(r, 4096) - 2048;
+
+	switch (below(r, 12)) {
+	case 0: return d;
+	case 1: return d & ~7;
+	default: return d & ~31;
+	}
+}
+
+/* How the base and index registers of a memory form must be extended. */
+enum form { FORM_REG, FORM_BASE, FORM_BASE_INDEX, FORM_ABS, FORM_RIP };
+
+static bool form_b(enum form f)
+{
+	return f == FORM_BASE || f == FORM_BASE_INDEX;
+}
+
+/* rip_at: linear address of the candidate's byte 0; tail: bytes that follow
+ * the displacement. */
+static void add_modrm(struct cand *c, struct rng *r, enum form f,
+		      uint64_t rip_at, unsigned tail)
+{
+	unsigned reg = below(r, 8) << 3;
+
+	switch (f) {
+	case FORM_REG:
+		add(c, 0xc0 | reg | below(r, 8));
+		break;
+	case FORM_BASE: /* [r15 + disp32] */
+		add(c, 0x87 | reg);
+		add32(c, displacement(r));
+		break;
+	case FORM_BASE_INDEX: /* [r15 + r14*s + disp32] */
+		add(c, 0x84 | reg);
+		add(c, below(r, 4) << 6 | 6 << 3 | 7);
+		add32(c, displacement(r));
+		break;
+	case FORM_ABS:
+		add(c, 0x04 | reg);
+		add(c, 0x25);
+		add32(c, MIDDLE + displacement(r));
+		break;
+	case FORM_RIP:
+		add(c, 0x05 | reg);
+		add32(c, MIDDLE + displacement(r) -
+				 (rip_at + c->n + 4 + tail));
+		break;
+	}
+}
+
+static void candidate_legacy(struct cand *c, struct rng *r, enum form f,
+			     unsigned map, uint64_t at, unsigned tail)
+{
+	static const uint8_t prefix[8] = {0, 0, 0, 0x66, 0x66, 0xf2, 0xf3, 0};
+	unsigned p = prefix[below(r, 8)], rex = 0x40 | below(r, 16);
+
+	if (below(r, 16) == 0)
+		add(c, 0x67);
+	if (f != FORM_REG && map == 0 && below(r, 12) == 0)
+		add(c, 0xf0);
+	if (p)
+		add(c, p);
+	if (p && below(r, 16) == 0)
+		add(c, 0x66);
+	rex = (rex & ~3u) | (form_b(f) ? 1 : f == FORM_REG ? below(r, 2) : 0) |
+	      (f == FORM_BASE_INDEX ? 2 : 0);
+	if (rex != 0x40 || below(r, 4) == 0)
+		if (f != FORM_REG || below(r, 4))
+			add(c, rex);
+	if (map)
+		add(c, 0x0f);
+	if (map == 2)
+		add(c, 0x38);
+	if (map == 3)
+		add(c, 0x3a);
+	add(c, rnd(r));
+	add_modrm(c, r, f, at, tail);
+}
+
+static void candidate_x87(struct cand *c, struct rng *r, enum form f,
+			  uint64_t at, unsigned tail)
+{
+	if (f != FORM_REG)
+		add(c, 0x40 | (form_b(f) ? 1 : 0) |
+			       (f == FORM_BASE_INDEX ? 2 : 0));
+	add(c, 0xd8 + below(r, 8));
+	add_modrm(c, r, f, at, tail);
+}
+
+static void candidate_vex(struct cand *c, struct rng *r, enum form f,
+			  uint64_t at, unsigned tail)
+{
+	unsigned b = form_b(f) ? 0 : f == FORM_REG ? rnd(r) & 0x20 : 0x20;
+	unsigned x = f == FORM_BASE_INDEX ? 0 : 0x40;
+	unsigned map = 1 + below(r, 3);
+	unsigned vvvv = below(r, 3) ? rnd(r) & 0x78 : 0x78;
+
+	if (below(r, 16) == 0)
+		add(c, 0x67);
+	if (map == 1 && b && x && below(r, 2)) {
+		add(c, 0xc5);
+		add(c, (rnd(r) & 0x87) | vvvv);
+	} else {
+		add(c, 0xc4);
+		add(c, (rnd(r) & 0x80) | x | b | map);
+		add(c, (rnd(r) & 0x87) | vvvv);
+	}
+	add(c, rnd(r));
+	add_modrm(c, r, f, at, tail);
+}
+
+/* ---- the filter ---- */
+static bool is_gpr(ZydisRegister reg, unsigned *n)
+{
+	ZydisRegister w = ZydisRegisterGetLargestEnclosing(
+		ZYDIS_MACHINE_MODE_LONG_64, reg);
+
+	if (w < ZYDIS_REGISTER_RAX || w > ZYDIS_REGISTER_R15)
+		return false;
+	*n = w - ZYDIS_REGISTER_RAX;
+	return true;
+}
+
+static unsigned kind_of(const ZydisDecodedInstruction *i)
+{
+	switch (i->meta.isa_set) {
+	case ZYDIS_ISA_SET_I86: case ZYDIS_ISA_SET_I186:
+	case ZYDIS_ISA_SET_I386: case ZYDIS_ISA_SET_I486REAL:
+	case ZYDIS_ISA_SET_CMOV: case ZYDIS_ISA_SET_LONGMODE:
+	case ZYDIS_ISA_SET_BMI1: case ZYDIS_ISA_SET_BMI2:
+	case ZYDIS_ISA_SET_LZCNT: case ZYDIS_ISA_SET_POPCNT:
+	case ZYDIS_ISA_SET_MOVBE: case ZYDIS_ISA_SET_ADOX_ADCX:
+	case ZYDIS_ISA_SET_CMPXCHG16B: case ZYDIS_ISA_SET_PENTIUMREAL:
+	case ZYDIS_ISA_SET_LAHF: case ZYDIS_ISA_SET_FAT_NOP:
+	case ZYDIS_ISA_SET_PPRO:
+		return GEN_INT;
+	case ZYDIS_ISA_SET_SSE: case ZYDIS_ISA_SET_SSE2:
+	case ZYDIS_ISA_SET_SSE3: case ZYDIS_ISA_SET_SSSE3:
+	case ZYDIS_ISA_SET_SSE4: case ZYDIS_ISA_SET_SSE42:
+	case ZYDIS_ISA_SET_AES: case ZYDIS_ISA_SET_PCLMULQDQ:
+	case ZYDIS_ISA_SET_SHA: case ZYDIS_ISA_SET_GFNI:
+	case ZYDIS_ISA_SET_SSEMXCSR:
+		return i->mnemonic == ZYDIS_MNEMONIC_CRC32 ? GEN_INT : GEN_SSE;
+	case ZYDIS_ISA_SET_AVX: case ZYDIS_ISA_SET_AVX2:
+	case ZYDIS_ISA_SET_FMA: case ZYDIS_ISA_SET_F16C:
+	case ZYDIS_ISA_SET_AVXAES: case ZYDIS_ISA_SET_VAES:
+	case ZYDIS_ISA_SET_VPCLMULQDQ: case ZYDIS_ISA_SET_AVX_GFNI:
+		return GEN_AVX;
+	case ZYDIS_ISA_SET_X87: case ZYDIS_ISA_SET_FCMOV:
+	case ZYDIS_ISA_SET_PENTIUMMMX: case ZYDIS_ISA_SET_SSE2MMX:
+	case ZYDIS_ISA_SET_SSSE3MMX: case ZYDIS_ISA_SET_SSE3X87:
+		return GEN_X87;
+	default:
+		return 0;
+	}
+}
+
+static bool banned(const ZydisDecodedInstruction *i)
+{
+	switch (i->meta.category) {
+	case ZYDIS_CATEGORY_CALL: case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_UNCOND_BR: case ZYDIS_CATEGORY_RET:
+	case ZYDIS_CATEGORY_SYSCALL: case ZYDIS_CATEGORY_SYSRET:
+	case ZYDIS_CATEGORY_SYSTEM: case ZYDIS_CATEGORY_INTERRUPT:
+	case ZYDIS_CATEGORY_IO: case ZYDIS_CATEGORY_IOSTRINGOP:
+	case ZYDIS_CATEGORY_SEGOP: case ZYDIS_CATEGORY_STRINGOP:
+		return true;
+	default:
+		break;
+	}
+	switch (i->mnemonic) {
+	case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_ENTER: case ZYDIS_MNEMONIC_LEAVE:
+	case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_XLAT:
+	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR:
+	case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FRSTOR: case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_MASKMOVQ: case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_UD0: case ZYDIS_MNEMONIC_UD1:
+	case ZYDIS_MNEMONIC_UD2: case ZYDIS_MNEMONIC_CLDEMOTE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool operand_ok(const ZydisDecodedInstruction *i,
+		       const ZydisDecodedOperand *o,
+		       const ZydisDecodedOperand *ops)
+{
+	unsigned n;
+
+	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+		bool wr = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+		ZydisRegisterClass k = ZydisRegisterGetClass(o->reg.value);
+
+		if (k == ZYDIS_REGCLASS_SEGMENT || k == ZYDIS_REGCLASS_CONTROL ||
+		    k == ZYDIS_REGCLASS_DEBUG)
+			return false;
+		if (!wr || !is_gpr(o->reg.value, &n))
+			return true;
+		if (n == 4 && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			return i->meta.category == ZYDIS_CATEGORY_PUSH ||
+			       i->meta.category == ZYDIS_CATEGORY_POP;
+		return n != 4 && n != 14 && n != 15;
+	}
+	if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
+		return true;
+	if (o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+		return i->meta.category == ZYDIS_CATEGORY_PUSH ||
+		       i->meta.category == ZYDIS_CATEGORY_POP;
+	if (o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+		return true;
+	if (o->mem.type != ZYDIS_MEMOP_TYPE_MEM)
+		return false; /* VSIB: any address */
+	/* A bit string reaches far with a random bit number. */
+	return i->meta.category != ZYDIS_CATEGORY_BITBYTE || o->id != 0 ||
+	       ops[1].type != ZYDIS_OPERAND_TYPE_REGISTER;
+}
+
+static bool acceptable(const struct cand *c, unsigned kinds, unsigned *len)
+{
+	static ZydisDecoder d;
+	static bool ready;
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction i;
+
+	if (!ready) {
+		ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64,
+				 ZYDIS_STACK_WIDTH_64);
+		ready = true;
+	}
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, c->b, c->n, &i, ops)))
+		return false;
+	if (!(kind_of(&i) & kinds) || banned(&i))
+		return false;
+	if (i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	    i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return false;
+	for (unsigned k = 0; k < i.operand_count; k++)
+		if (!operand_ok(&i, &ops[k], ops))
+			return false;
+	*len = i.length;
+	return true;
+}
+
+/* REP and single string instructions need their registers in the arena. */
+static void string_insn(struct cand *c, struct rng *r)
+{
+	static const uint8_t op[] = {0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab,
+				     0xac, 0xad, 0xae, 0xaf};
+	static const uint8_t rep[] = {0, 0xf2, 0xf3, 0xf3};
+	unsigned p = rep[below(r, 4)];
+
+	if (below(r, 8) == 0)
+		add(c, 0x67);
+	if (p)
+		add(c, p);
+	switch (below(r, 4)) {
+	case 0: add(c, 0x66); break;
+	case 1: add(c, 0x48); break;
+	}
+	add(c, op[below(r, 10)]);
+}
+
+static void string_setup(struct cand *c, struct rng *r)
+{
+	/* lea rsi/rdi, [r15 + disp32]; mov ecx, imm32 */
+	add(c, 0x49), add(c, 0x8d), add(c, 0xb7), add32(c, displacement(r));
+	add(c, 0x49), add(c, 0x8d), add(c, 0xbf), add32(c, displacement(r));
+	add(c, 0xb9), add32(c, below(r, 4) ? below(r, 20) : below(r, 600));
+}
+
+static void make_candidate(struct cand *c, struct rng *r, unsigned kinds,
+			   uint64_t at)
+{
+	enum form f = below(r, 5) < 2 ? FORM_REG : 1 + below(r, 4);
+	static const uint8_t tails[] = {0, 0, 1, 4};
+	unsigned tail = tails[below(r, 4)], what = below(r, 12);
+
+	c->n = 0;
+	if ((kinds & GEN_AVX) && what < 4)
+		candidate_vex(c, r, f, at, tail);
+	else if ((kinds & GEN_X87) && what < 5)
+		candidate_x87(c, r, f, at, tail);
+	else
+		candidate_legacy(c, r, f, what < 8 ? 0 : what < 10 ? 1 :
+				 what - 8, at, tail);
+	for (unsigned k = 0; k < 8; k++)
+		add(c, rnd(r));
+}
+
+static void append(struct gen_code *c, const uint8_t *b, unsigned len)
+{
+	memcpy(c->bytes + c->len, b, len);
+	c->off[c->n++] = c->len;
+	c->len += len;
+}
+
+/* [rip+x] counts from the end of the instruction, whose length was a guess
+ * when x was chosen: what misses the arena is dropped. */
+static bool rip_ok(const struct cand *c, unsigned len, uint64_t at)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction i;
+	ZydisDecoder d;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderDecodeFull(&d, c->b, len, &i, ops);
+	for (unsigned k = 0; k < i.operand_count; k++) {
+		ZyanU64 a;
+
+		if (ops[k].type != ZYDIS_OPERAND_TYPE_MEMORY ||
+		    ops[k].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			continue;
+		if (ops[k].mem.base == ZYDIS_REGISTER_R15 ||
+		    ops[k].mem.base == ZYDIS_REGISTER_R15D)
+			continue;
+		if (ops[k].mem.index != ZYDIS_REGISTER_NONE)
+			return false;
+		if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(&i, &ops[k], at,
+							   &a)) ||
+		    a < GEN_ARENA + 4096 ||
+		    a > GEN_ARENA + GEN_ARENA_SIZE - 4096)
+			return false;
+	}
+	return true;
+}
+
+void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c)
+{
+	struct rng r = {seed * 2 + 1};
+	struct cand k;
+	unsigned len;
+
+	c->n = c->len = 0;
+	if (n >= GEN_MAX_INSNS - 4)
+		n = GEN_MAX_INSNS - 4;
+	while (c->n < n) {
+		uint64_t at = GEN_CODE + c->len;
+
+		if ((kinds & GEN_STRING) && below(&r, 16) == 0) {
+			k.n = 0;
+			string_setup(&k, &r);
+			append(c, k.b, 7);
+			append(c, k.b + 7, 7);
+			append(c, k.b + 14, 5);
+			k.n = 0;
+			string_insn(&k, &r);
+			append(c, k.b, k.n);
+			continue;
+		}
+		make_candidate(&k, &r, kinds, at);
+		if (acceptable(&k, kinds, &len) && rip_ok(&k, len, at))
+			append(c, k.b, len);
+	}
+	append(c, (const uint8_t[]){0xf4}, 1);
+	c->off[c->n] = c->len;
+}
+
+void gen_cut(const struct gen_code *c, unsigned k, struct gen_code *out)
+{
+	*out = *c;
+	out->n = k + 1;
+	out->bytes[c->off[k]] = 0xf4;
+	out->len = c->off[k] + 1;
+}
+
+/* ---- the state ---- */
+static uint64_t interesting(struct rng *r)
+{
+	static const uint64_t odd[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff,
+				       0x8000, 0xffff, 0x7fffffff, 0x80000000,
+				       0xffffffff, 0x7fffffffffffffff,
+				       0x8000000000000000, ~0ull};
+
+	switch (below(r, 4)) {
+	case 0: return odd[below(r, sizeof(odd) / 8)];
+	case 1: return below(r, 100);
+	default: return rnd(r);
+	}
+}
+
+/* Lanes that are often sensible floating-point numbers. */
+static void fill_lane(struct rng *r, uint8_t *b)
+{
+	float f[2] = {(int)below(r, 2000) - 1000, 1.0f / (1 + below(r, 999))};
+	double d = ((int)below(r, 20000) - 10000) / 7.0;
+	uint64_t x = interesting(r);
+
+	switch (below(r, 3)) {
+	case 0: memcpy(b, f, 8); break;
+	case 1: memcpy(b, &d, 8); break;
+	default: memcpy(b, &x, 8);
+	}
+}
+
+static void fill_fpu(struct rng *r, uint8_t *f)
+{
+	uint64_t bv = 7;
+	uint32_t mxcsr = 0x1f80 | below(r, 4) << 13;
+	uint16_t fcw = 0x37f;
+
+	memset(f, 0, GEN_FPU_BYTES);
+	memcpy(f, &fcw, 2);
+	if (below(r, 4) == 0)
+		mxcsr |= below(r, 2) << 15 | below(r, 2) << 6;
+	memcpy(f + 24, &mxcsr, 4);
+	for (unsigned k = 0; k < 16; k++) {
+		fill_lane(r, f + 160 + 16 * k);
+		fill_lane(r, f + 168 + 16 * k);
+		fill_lane(r, f + 576 + 16 * k);
+		fill_lane(r, f + 584 + 16 * k);
+	}
+	memcpy(f + 512, &bv, 8);
+}
+
+void gen_state(uint64_t seed, struct gen_state *s)
+{
+	struct rng r = {seed * 2 + 2};
+
+	for (unsigned k = 0; k < 16; k++)
+		s->gpr[k] = interesting(&r);
+	s->gpr[4] = MIDDLE + 0x4000;
+	s->gpr[14] = below(&r, 256) & (below(&r, 8) ? ~31u : ~0u);
+	s->gpr[15] = MIDDLE;
+	s->rip = GEN_CODE;
+	s->rflags = 0x202 | (rnd(&r) & 0x8d5);
+	s->vector = 0;
+	fill_fpu(&r, s->fpu);
+	for (unsigned k = 0; k < GEN_ARENA_SIZE; k += 8)
+		fill_lane(&r, s->arena + k);
+}
+
+void gen_print(const struct gen_code *c, unsigned k, char *buf, size_t len)
+{
+	ZydisDisassembledInstruction d;
+	unsigned n = c->off[k + 1] - c->off[k], at = 0;
+
+	for (unsigned j = 0; j < n; j++)
+		at += snprintf(buf + at, len - at, "%02x",
+			       c->bytes[c->off[k] + j]);
+	if (ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64,
+					       GEN_CODE + c->off[k],
+					       c->bytes + c->off[k], n, &d)))
+		snprintf(buf + at, len - at, "  %s", d.text);
+}
+
+void gen_normalise(struct gen_state *s)
+{
+	uint32_t tag = s->fpu[4], empty = ~tag & 0xff;
+	uint16_t fsw;
+
+	memset(s->fpu + 6, 0, 18);  /* FOP, FIP, FDP */
+	memset(s->fpu + 28, 0, 4);  /* MXCSR_MASK */
+	memset(s->fpu + 416, 0, 160);
+	for (unsigned k = 0; k < 8; k++)
+		memset(s->fpu + 32 + 16 * k + 10, 0, 6);
+	memcpy(&fsw, s->fpu + 2, 2);
+	(void)empty;
+	s->rflags &= ~(1ull << 16); /* RF: set in what a fault pushes */
+}
