@@ -399,7 +399,7 @@ static void error_codes(void)
 {
 	u64 va = slot_va(44, 0x3000), f = (u64)page_alloc();
 	unsigned maxphys = cpuid(0x80000008, 0).a & 0xff;
-	u64 *e;
+	pte_t *e;
 
 	part("error codes");
 	((u8 *)f)[0] = 0xcd;

@@ -105,12 +105,12 @@ u64 root_new(void)
 	return (u64)r;
 }
 
-u64 *pte_at(u64 root, u64 va, unsigned level, bool mk)
+pte_t *pte_at(u64 root, u64 va, unsigned level, bool mk)
 {
-	u64 *t = (u64 *)root;
+	pte_t *t = (pte_t *)root;
 
 	for (unsigned l = 4;; l--) {
-		u64 *e = &t[va >> (12 + 9 * (l - 1)) & 511];
+		pte_t *e = &t[va >> (12 + 9 * (l - 1)) & 511];
 
 		if (l == level)
 			return e;
@@ -121,13 +121,13 @@ u64 *pte_at(u64 root, u64 va, unsigned level, bool mk)
 		} else if (*e & PTE_PS && l < 4) {
 			return NULL;
 		}
-		t = (u64 *)(*e & PTE_ADDR);
+		t = (pte_t *)(*e & PTE_ADDR);
 	}
 }
 
 static void map_at(u64 root, u64 va, unsigned level, u64 val)
 {
-	u64 *e = pte_at(root, va, level, true);
+	pte_t *e = pte_at(root, va, level, true);
 
 	if (!e) {
 		fail_at("map", 0, "large page in the way at %lx", va);
@@ -162,7 +162,7 @@ void *map_page(u64 va, void *frame, u64 flags)
 
 void unmap_page(u64 va)
 {
-	u64 *e = pte_at(root_now(), va, 1, false);
+	pte_t *e = pte_at(root_now(), va, 1, false);
 
 	if (e)
 		*e = 0;
@@ -171,7 +171,7 @@ void unmap_page(u64 va)
 
 void protect_page(u64 va, u64 flags)
 {
-	u64 *e = pte_at(root_now(), va, 1, false);
+	pte_t *e = pte_at(root_now(), va, 1, false);
 
 	*e = (*e & PTE_ADDR) | flags;
 	invlpg(va);

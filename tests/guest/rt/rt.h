@@ -271,9 +271,10 @@ void *pages_alloc(unsigned n, u64 align);
 void page_free(void *p);
 u64 root_new(void);		  /* shares entry 0 (the image) */
 u64 root_now(void);		  /* of CR3, without PCID */
+typedef volatile u64 pte_t; /* the CPU writes it, too */
 /* The entry of va at a level (1: 4 KiB .. 4: PML4E), made on the way if mk;
  * NULL if there is none. */
-u64 *pte_at(u64 root, u64 va, unsigned level, bool mk);
+pte_t *pte_at(u64 root, u64 va, unsigned level, bool mk);
 /* One leaf; no flush. */
 void map4k(u64 root, u64 va, u64 pa, u64 flags);
 void map2m(u64 root, u64 va, u64 pa, u64 flags);
