@@ -326,7 +326,7 @@ static void check_memory(struct report_items *r)
 
 static void check_numa(struct report_items *r)
 {
-	int max = max == 0 ? 0 : numa_max_node();
+	int max = numa_available() < 0 ? 0 : numa_max_node();
 	char a[32];
 
 	for (int i = 0; i <= max; i++) {
