@@ -265,6 +265,7 @@ static void check(struct model *m, unsigned i)
 {
 	uint64_t shared = 0;
 	const void *p = p2m_read(m->p, ppn_of(i));
+	struct p2m_backing b;
 
 	assert_memory_equal(p, m->bytes[i], PAGE_SIZE);
 	for (unsigned k = 0; k < PAGES; k++) {
@@ -273,6 +274,10 @@ static void check(struct model *m, unsigned i)
 			assert_int_equal(p2m_frame(m->p, ppn_of(k)).n,
 					 m->at[k]);
 		shared += m->state[k] == P2M_SHARED;
+		/* Who may write is noted. */
+		p2m_get_backing(m->p, ppn_of(k), 1, &b);
+		if (m->map[k] == WRITABLE)
+			assert_true(b.writable || m->code[k]);
 	}
 	struct p2m_usage u;
 	p2m_get_usage(m->p, &u);
