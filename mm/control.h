@@ -33,12 +33,12 @@
 #define CONTROL_VERSION 1u
 
 enum control_state {
-	CONTROL_NEW,	   /* made by the manager; no monitor has come yet */
-	CONTROL_STARTING,  /* monitor: loading the kernel */
+	CONTROL_NEW,	  /* made by the manager; no monitor has come yet */
+	CONTROL_STARTING, /* monitor: loading the kernel */
 	CONTROL_RUNNING,
-	CONTROL_POWEROFF,  /* the guest switched itself off */
+	CONTROL_POWEROFF, /* the guest switched itself off */
 	CONTROL_RESET,
-	CONTROL_ERROR,	   /* the engine stopped it */
+	CONTROL_ERROR, /* the engine stopped it */
 	CONTROL_NR_STATES
 };
 extern const char *const control_state_names[CONTROL_NR_STATES];
@@ -58,7 +58,7 @@ enum share_reason {
 #define X(n, h) SHARE_##n,
 	SHARE_REASONS(X)
 #undef X
-	SHARE_NR_REASONS
+		SHARE_NR_REASONS
 };
 extern const char *const share_reason_names[SHARE_NR_REASONS];
 extern const char *const share_reason_help[SHARE_NR_REASONS];
@@ -67,39 +67,39 @@ struct control {
 	/* Manager, before the monitor starts. */
 	uint64_t magic;
 	uint64_t version;
-	uint64_t size;	   /* of the whole area, bytes */
-	uint64_t max_ppn;  /* bits in each bitmap */
+	uint64_t size;	  /* of the whole area, bytes */
+	uint64_t max_ppn; /* bits in each bitmap */
 	uint64_t changed_off, collected_off, released_off; /* bytes */
-	char name[64];	   /* of the VM, NUL-terminated */
+	char name[64]; /* of the VM, NUL-terminated */
 
 	/* Monitor: what it is doing. */
-	uint64_t state;	   /* enum control_state */
+	uint64_t state; /* enum control_state */
 	uint64_t pid;
-	uint64_t boot_ms;  /* creation to userland, 0: not yet */
+	uint64_t boot_ms;	 /* creation to userland, 0: not yet */
 	uint64_t overhead_bytes; /* monitor's own memory, translation cache
 				    included */
 	uint64_t guest_insns;	 /* if the engine counts */
 	uint64_t exit_code;
 
 	/* Monitor (p2m): pages now. */
-	uint64_t private_pages;	 /* state PRIVATE, holes included */
-	uint64_t shared_pages;	 /* state SHARED */
-	uint64_t zero_pages;	 /* state ZERO, untouched ones included */
+	uint64_t private_pages;	    /* state PRIVATE, holes included */
+	uint64_t shared_pages;	    /* state SHARED */
+	uint64_t zero_pages;	    /* state ZERO, untouched ones included */
 	uint64_t zero_merged_pages; /* of those: had a block once, found zero */
-	uint64_t noted_pages;	 /* bits set in changed */
-	uint64_t shared_runs;	 /* maximal runs of shared pages whose frames
+	uint64_t noted_pages;	    /* bits set in changed */
+	uint64_t shared_runs;	    /* maximal runs of shared pages whose frames
 				    follow one another */
 	/* Monitor (p2m): events ever. */
-	uint64_t merged;	 /* pages committed to a pool frame */
-	uint64_t zero_merged;	 /* pages committed to zero */
-	uint64_t broken;	 /* shared pages copied back on a write */
-	uint64_t zero_broken;	 /* zero pages written (untouched included) */
-	uint64_t protected_;	 /* pages collected */
+	uint64_t merged;      /* pages committed to a pool frame */
+	uint64_t zero_merged; /* pages committed to zero */
+	uint64_t broken;      /* shared pages copied back on a write */
+	uint64_t zero_broken; /* zero pages written (untouched included) */
+	uint64_t protected_;  /* pages collected */
 	uint64_t collect_rounds;
-	uint64_t released_seq;	 /* counts bits ever set in released */
-	uint64_t collected_seq;	 /* counts bits ever set in collected */
-	uint64_t punch_failed;	 /* holes that the kernel would not punch */
-	uint64_t refused[16];	 /* by enum share_reason */
+	uint64_t released_seq;	/* counts bits ever set in released */
+	uint64_t collected_seq; /* counts bits ever set in collected */
+	uint64_t punch_failed;	/* holes that the kernel would not punch */
+	uint64_t refused[16];	/* by enum share_reason */
 
 	/* Room for the cli engineer's own words, both directions. */
 	uint64_t user[64];

@@ -88,8 +88,8 @@ static int make_zero_fd(void)
 	if (fd < 0)
 		return -errno;
 	if (ftruncate(fd, PAGE_SIZE) ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE |
-					   F_SEAL_SEAL)) {
+	    fcntl(fd, F_ADD_SEALS,
+		  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)) {
 		e = errno;
 		close(fd);
 		return -e;
@@ -151,8 +151,8 @@ static int set_control(struct p2m *p, const struct p2m_config *cfg)
 	struct control *c = cfg->control;
 
 	if (!c) {
-		p->own_ctl_bytes = control_bytes(cfg->ram_bytes,
-						 cfg->low_limit);
+		p->own_ctl_bytes =
+			control_bytes(cfg->ram_bytes, cfg->low_limit);
 		c = mmap(NULL, p->own_ctl_bytes, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (c == MAP_FAILED)
@@ -214,8 +214,8 @@ int p2m_create(const struct p2m_config *cfg, struct p2m **out)
 	p->gen = 1;
 	p->ram_bytes = cfg->ram_bytes;
 	p->max_ppn = control_max_ppn(cfg->ram_bytes, low);
-	p->low_pages = (cfg->ram_bytes < low ? cfg->ram_bytes : low) >>
-		       PAGE_SHIFT;
+	p->low_pages =
+		(cfg->ram_bytes < low ? cfg->ram_bytes : low) >> PAGE_SHIFT;
 	p->high_pages = (cfg->ram_bytes >> PAGE_SHIFT) - p->low_pages;
 	p->count[P2M_ZERO] = cfg->ram_bytes >> PAGE_SHIFT;
 	r = create_parts(p, cfg);
@@ -392,8 +392,8 @@ static void zero_to_private(struct p2m *p, ppn_t ppn)
 	uint32_t e = p->ent[ppn.n];
 
 	p2m_call_drop(p, ppn);
-	p2m_set_ent(p, ppn, ent_make(P2M_PRIVATE, e & ENT_CODE,
-				     PRIV_PAY(p->tick, 0)));
+	p2m_set_ent(p, ppn,
+		    ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, 0)));
 	control_add(&p->ctl->zero_broken, 1);
 	p->gen++;
 }
@@ -408,8 +408,8 @@ static int break_shared(struct p2m *p, ppn_t ppn)
 	if (n != (ssize_t)PAGE_SIZE)
 		return -ENOMEM;
 	p2m_call_drop(p, ppn);
-	p2m_set_ent(p, ppn, ent_make(P2M_PRIVATE, e & ENT_CODE,
-				     PRIV_PAY(p->tick, 0)));
+	p2m_set_ent(p, ppn,
+		    ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, 0)));
 	p->gen++;
 	control_add(&p->ctl->broken, 1);
 	/* Last: from here on the manager may reuse the frame. */
@@ -484,7 +484,8 @@ static void *write_slow(struct p2m *p, ppn_t ppn, unsigned off, unsigned len)
 	if (prepare(p, ppn)) {
 		log_error("out of host memory: page %#lx of the guest cannot "
 			  "be written; give the host more memory or run fewer "
-			  "VMs", (unsigned long)ppn.n);
+			  "VMs",
+			  (unsigned long)ppn.n);
 		return NULL;
 	}
 	return p->base + (ppn.n << PAGE_SHIFT);

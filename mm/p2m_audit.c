@@ -86,8 +86,8 @@ static void check_blocks(struct recount *rc)
 		if (b < 0 || (uint64_t)b > end)
 			b = end;
 		data += b - a;
-		for (uint64_t n = a >> PAGE_SHIFT; n < (uint64_t)b >> PAGE_SHIFT;
-		     n++)
+		for (uint64_t n = a >> PAGE_SHIFT;
+		     n < (uint64_t)b >> PAGE_SHIFT; n++)
 			if (!p2m_is_ram(p, (ppn_t){n}) ||
 			    ent_state(p->ent[n]) != P2M_PRIVATE)
 				stray++;
@@ -117,8 +117,7 @@ int p2m_audit(struct p2m *p)
 	       rc.zero_merged);
 	differ(&rc, "private_pages", p->ctl->private_pages,
 	       p->count[P2M_PRIVATE]);
-	differ(&rc, "shared_pages", p->ctl->shared_pages,
-	       p->count[P2M_SHARED]);
+	differ(&rc, "shared_pages", p->ctl->shared_pages, p->count[P2M_SHARED]);
 	differ(&rc, "zero_pages", p->ctl->zero_pages, p->count[P2M_ZERO]);
 	check_blocks(&rc);
 	return rc.bad ? -EUCLEAN : 0;

@@ -23,14 +23,14 @@
 #define ENT_PAY_SHIFT  5
 #define ENT_PAY_MAX    ((1u << 27) - 1)
 
-#define HIGH_PPN (4ull << (30 - PAGE_SHIFT))
+#define HIGH_PPN       (4ull << (30 - PAGE_SHIFT))
 
 struct p2m {
 	/* What the fast paths use. */
-	uint8_t *base;	       /* the memfd, natural offsets */
+	uint8_t *base; /* the memfd, natural offsets */
 	uint32_t *ent;
 	uint64_t low_pages, high_pages, max_ppn;
-	const uint8_t *pool;   /* read-only, or NULL */
+	const uint8_t *pool; /* read-only, or NULL */
 	uint64_t pool_frames;
 	uint64_t gen;
 	const struct p2m_listener_ops *ops;
@@ -40,8 +40,8 @@ struct p2m {
 	uint64_t *changed, *collected, *released;
 	uint64_t count[P2M_NR_STATES];
 	uint64_t runs, max_runs;
-	uint64_t collect_at;   /* where the next collect begins */
-	uint16_t tick;	       /* of the last collect: its clock, coarse */
+	uint64_t collect_at; /* where the next collect begins */
+	uint16_t tick;	     /* of the last collect: its clock, coarse */
 
 	int memfd, pool_fd, zero_fd;
 	uint64_t ram_bytes;

@@ -38,8 +38,8 @@ static void collect_page(struct p2m *p, ppn_t ppn)
 	p2m_call_protect(p, ppn);
 	if (heat < HEAT_MAX)
 		heat++;
-	p->ent[ppn.n] = ent_make(P2M_PRIVATE, e & ENT_CODE,
-				 PRIV_PAY(p->tick, heat));
+	p->ent[ppn.n] =
+		ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, heat));
 	bit_clear(p->changed, ppn.n);
 	control_add(&p->ctl->noted_pages, -1ull);
 	bit_set(p->collected, ppn.n);
@@ -159,9 +159,9 @@ enum share_reason p2m_commit_zero(struct p2m *p, ppn_t ppn)
 
 void p2m_punch(struct p2m *p, ppn_t ppn, uint64_t n)
 {
-	if (!n || !fallocate(p->memfd,
-			     FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			     ppn.n << PAGE_SHIFT, n << PAGE_SHIFT))
+	if (!n ||
+	    !fallocate(p->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		       ppn.n << PAGE_SHIFT, n << PAGE_SHIFT))
 		return;
 	/* The bytes there are those that a break or a zero page needs; only
 	 * the memory is not won. */

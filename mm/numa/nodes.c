@@ -36,14 +36,14 @@ int numa_nodes(struct numa_node_info *out, int max)
 	if (numa_available() < 0)
 		return whole_host(out);
 	for (int i = 0; i <= numa_max_node(); i++) {
-		long long free_bytes = 0, total = numa_node_size64(i,
-								   &free_bytes);
+		long long free_bytes = 0,
+			  total = numa_node_size64(i, &free_bytes);
 
 		if (total <= 0)
 			continue;
 		if (n < max)
-			out[n] = (struct numa_node_info){
-				i, total, free_bytes, cpus_of(i)};
+			out[n] = (struct numa_node_info){i, total, free_bytes,
+							 cpus_of(i)};
 		n++;
 	}
 	/* A container may hide the nodes' sizes. */

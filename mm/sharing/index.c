@@ -188,7 +188,8 @@ int index_audit(const struct share_index *x)
 			if (!x->node[i].used || seen++ > used ||
 			    bucket_of(x, x->node[i].hash) != &x->bucket[b]) {
 				log_error("audit: index node %u is on the "
-					  "wrong chain", i);
+					  "wrong chain",
+					  i);
 				return -EUCLEAN;
 			}
 		}

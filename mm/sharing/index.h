@@ -11,7 +11,7 @@
  */
 #include "mm/types.h"
 
-#define INDEX_FRAME 0xffffffffu /* in vm: the node is a shared frame */
+#define INDEX_FRAME	0xffffffffu /* in vm: the node is a shared frame */
 #define INDEX_MAX_NODES (1u << 27)
 
 struct index_node {

@@ -46,14 +46,14 @@ struct extent {
 	uint64_t piece; /* of its owner: PPN / 512 */
 	uint32_t owner; /* 0: none */
 	uint32_t count;
-	uint32_t next;	/* hash chain, or list of empty ones; number + 1 */
+	uint32_t next; /* hash chain, or list of empty ones; number + 1 */
 };
 
 struct pool {
 	int rw, ro;
 	const uint8_t *map;
 	uint64_t bytes;
-	struct extent *ext; /* sparse mapping */
+	struct extent *ext;	   /* sparse mapping */
 	uint32_t extents, touched; /* [touched, extents) were never used */
 	uint32_t empty;		   /* list, number + 1 */
 	uint32_t spill;		   /* for pages without a place, number + 1 */
@@ -392,8 +392,8 @@ int pool_audit(struct pool *q)
 	if (stray || data != q->used || fstat(q->rw, &st) ||
 	    (uint64_t)st.st_blocks * 512 != data << PAGE_SHIFT) {
 		log_error("audit: pool file has %lu pages, %lu of them free; "
-			  "%u frames are in use", (unsigned long)data,
-			  (unsigned long)stray, q->used);
+			  "%u frames are in use",
+			  (unsigned long)data, (unsigned long)stray, q->used);
 		return -EUCLEAN;
 	}
 	return audit_extents(q);

@@ -112,7 +112,8 @@ struct share_host_ops {
 	int (*send)(void *ctx, struct share_vm *vm, const struct share_msg *m);
 };
 struct share_params { /* 0: the default */
-	uint64_t collect_min_ns; /* between collects while there is work: 50 ms */
+	uint64_t
+		collect_min_ns; /* between collects while there is work: 50 ms */
 	uint64_t collect_max_ns; /* and of a quiet VM: 1 s */
 	uint32_t collect_budget; /* pages protected per collect: 1024 */
 	uint32_t inflight;	 /* unanswered PROPOSE messages per VM: 4 */

@@ -144,8 +144,7 @@ bool share_vm_is_ram(const struct share_vm *v, uint64_t ppn)
 {
 	uint64_t high = 4ull << (30 - PAGE_SHIFT);
 
-	return ppn < v->low_pages ||
-	       (ppn >= high && ppn < v->max_ppn);
+	return ppn < v->low_pages || (ppn >= high && ppn < v->max_ppn);
 }
 
 /* The file's size is settled before the monitor has it, so that it cannot
@@ -203,8 +202,8 @@ static int fill_vm(struct share_vm *v, const struct share_vm_config *cfg)
 	v->max_ppn = control_max_ppn(cfg->ram_bytes, low);
 	v->words = (v->max_ppn + 63) / 64;
 	v->ram_pages = cfg->ram_bytes >> PAGE_SHIFT;
-	v->low_pages = (cfg->ram_bytes < low ? cfg->ram_bytes : low) >>
-		       PAGE_SHIFT;
+	v->low_pages =
+		(cfg->ram_bytes < low ? cfg->ram_bytes : low) >> PAGE_SHIFT;
 	v->ctl = cfg->control;
 	control_offsets(cfg->ram_bytes, low, off);
 	v->changed = (uint64_t *)((char *)v->ctl + off[0]);

@@ -45,8 +45,7 @@ static int add(struct list *l, const void *page, uint32_t vm, uint32_t no)
 		l->item = m;
 		l->cap = cap;
 	}
-	l->item[l->n++] =
-		(struct item){XXH3_128bits(page, PAGE_SIZE), vm, no};
+	l->item[l->n++] = (struct item){XXH3_128bits(page, PAGE_SIZE), vm, no};
 	return 0;
 }
 
@@ -82,8 +81,8 @@ static int add_vm(struct list *l, struct share_vm *v)
 	while (!r && (a = lseek(v->memfd, b, SEEK_DATA)) >= 0) {
 		b = lseek(v->memfd, a, SEEK_HOLE);
 		b = b < 0 || b > end ? end : b;
-		for (uint64_t n = a >> PAGE_SHIFT, k; n < (uint64_t)b >> PAGE_SHIFT && !r;
-		     n += k) {
+		for (uint64_t n = a >> PAGE_SHIFT, k;
+		     n < (uint64_t)b >> PAGE_SHIFT && !r; n += k) {
 			k = ((uint64_t)b >> PAGE_SHIFT) - n;
 			k = k < CHUNK ? k : CHUNK;
 			r = add_chunk(l, v, n, k);
@@ -154,8 +153,8 @@ static int group_oracle(struct list *l)
 	if (l->n)
 		qsort(l->item, l->n, sizeof(*l->item), by_hash);
 	for (size_t i = 0, j; i < l->n; i = j) {
-		for (j = i + 1; j < l->n &&
-				XXH128_isEqual(l->item[i].hash, l->item[j].hash);)
+		for (j = i + 1; j < l->n && XXH128_isEqual(l->item[i].hash,
+							   l->item[j].hash);)
 			j++;
 		l->o.distinct_pages += distinct(l, i, j);
 	}

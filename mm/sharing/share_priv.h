@@ -47,7 +47,7 @@ static inline bool rec_holds(uint32_t r)
 
 #define CHUNK 64u /* pages read in one go */
 
-struct frame { /* of a pool */
+struct frame {	       /* of a pool */
 	uint32_t node; /* in the index */
 	uint32_t refs; /* records that hold it */
 };
@@ -101,7 +101,7 @@ struct share_host {
 	struct share_vm **vm; /* by id; NULL: free */
 	uint32_t vms, turn;
 	struct share_stats st; /* the counters "ever" */
-	uint8_t *buf, *buf2; /* CHUNK pages; one page */
+	uint8_t *buf, *buf2;   /* CHUNK pages; one page */
 };
 
 /* share_host.c */

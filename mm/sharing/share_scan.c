@@ -154,8 +154,8 @@ static unsigned take_run(struct share_vm *v, uint64_t ppn, unsigned max)
 
 static void match_run(struct share_vm *v, uint64_t ppn, unsigned n)
 {
-	ssize_t got = pread(v->memfd, v->h->buf, n * PAGE_SIZE,
-			    ppn << PAGE_SHIFT);
+	ssize_t got =
+		pread(v->memfd, v->h->buf, n * PAGE_SIZE, ppn << PAGE_SHIFT);
 
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t w = control_get(&v->changed[(ppn + i) / 64]);
@@ -165,8 +165,7 @@ static void match_run(struct share_vm *v, uint64_t ppn, unsigned n)
 		else if (w >> (ppn + i) % 64 & 1)
 			v->h->st.skipped_changed++;
 		else
-			share_match_page(v, ppn + i,
-					 v->h->buf + i * PAGE_SIZE);
+			share_match_page(v, ppn + i, v->h->buf + i * PAGE_SIZE);
 	}
 }
 

@@ -86,7 +86,8 @@ static const struct p2m_listener_ops ops = {on_drop, on_protect, on_code};
 static void setup(struct model *m)
 {
 	struct p2m_config c = {.ram_bytes = PAGES * PAGE_SIZE,
-			       .low_limit = LOW * PAGE_SIZE, .memfd = -1};
+			       .low_limit = LOW * PAGE_SIZE,
+			       .memfd = -1};
 	uint8_t page[PAGE_SIZE];
 
 	assert_int_equal(pool_create("prop", 4 << 20, &m->pool), 0);
@@ -174,8 +175,9 @@ static void do_map_readable(struct model *m, unsigned i)
 
 	assert_int_equal(p2m_get_backing(m->p, ppn_of(i), 8, &b), 0);
 	for (uint64_t k = 0; k < b.run; k++) {
-		assert_int_equal(pread(b.fd, buf, PAGE_SIZE,
-				       b.offset + k * PAGE_SIZE), PAGE_SIZE);
+		assert_int_equal(
+			pread(b.fd, buf, PAGE_SIZE, b.offset + k * PAGE_SIZE),
+			PAGE_SIZE);
 		assert_memory_equal(buf, m->bytes[i + k], PAGE_SIZE);
 		if (m->map[i + k] == UNMAPPED)
 			m->map[i + k] = READ_ONLY;
@@ -190,8 +192,8 @@ static void do_store(struct model *m, unsigned i)
 
 	if (m->map[i] != WRITABLE || m->code[i])
 		return;
-	assert_int_equal(pwrite(p2m_memfd(m->p), &b, 1,
-				ppn_to_gpa(ppn_of(i)) + off), 1);
+	assert_int_equal(
+		pwrite(p2m_memfd(m->p), &b, 1, ppn_to_gpa(ppn_of(i)) + off), 1);
 	m->bytes[i][off] = b;
 }
 

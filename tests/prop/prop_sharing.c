@@ -82,8 +82,10 @@ static void start(struct rig *g, struct fake *v)
 	assert_int_equal(control_create(c.ram_bytes, 0, "prop", &fd, &v->ctl),
 			 0);
 	close(fd);
-	struct share_vm_config sc = {.name = "prop", .memfd = memfd,
-				     .control = v->ctl, .user = v,
+	struct share_vm_config sc = {.name = "prop",
+				     .memfd = memfd,
+				     .control = v->ctl,
+				     .user = v,
 				     .ram_bytes = c.ram_bytes};
 	assert_int_equal(share_vm_add(g->g[v->group], &sc, &v->sv), 0);
 	c.memfd = memfd;
@@ -146,11 +148,9 @@ static bool deliver_down(struct fake *v)
 {
 	if (!v->ndown || v->nup == QUEUE)
 		return false;
-	assert_int_equal(share_monitor_handle(v->p, &v->down[0],
-					      &v->up[v->nup++],
-					      !v->rig->calm &&
-						      !rnd_below(&v->rig->r,
-								 50)),
+	assert_int_equal(share_monitor_handle(
+				 v->p, &v->down[0], &v->up[v->nup++],
+				 !v->rig->calm && !rnd_below(&v->rig->r, 50)),
 			 0);
 	memmove(&v->down[0], &v->down[1], --v->ndown * sizeof(v->down[0]));
 	return true;
@@ -160,8 +160,8 @@ static bool deliver_up(struct fake *v)
 {
 	if (!v->nup)
 		return false;
-	assert_int_equal(share_on_msg(v->sv, &v->up[0],
-				      share_msg_bytes(&v->up[0])), 0);
+	assert_int_equal(
+		share_on_msg(v->sv, &v->up[0], share_msg_bytes(&v->up[0])), 0);
 	memmove(&v->up[0], &v->up[1], --v->nup * sizeof(v->up[0]));
 	return true;
 }
@@ -181,8 +181,9 @@ static void check_frames(struct fake *v, bool at_rest)
 		bool pending;
 
 		if (at_rest || is.n != MPN_NONE.n)
-			assert_int_equal(share_vm_frame(v->sv, (ppn_t){n},
-							&pending).n, is.n);
+			assert_int_equal(
+				share_vm_frame(v->sv, (ppn_t){n}, &pending).n,
+				is.n);
 	}
 }
 
@@ -355,14 +356,16 @@ static void lie(struct rig *g, struct fake *v)
 		m.n = rnd_below(&g->r, 4);
 		for (unsigned i = 0; i < m.n; i++) {
 			m.answers[i].ppn = rnd_below(&g->r, PAGES + 2);
-			m.answers[i].frame = rnd_below(&g->r, 3) ?
-				rnd_below(&g->r, 600) : SHARE_FRAME_ZERO;
-			m.answers[i].reason = rnd_below(&g->r, 3) ? 0 :
-				rnd64(&g->r);
+			m.answers[i].frame = rnd_below(&g->r, 3)
+						     ? rnd_below(&g->r, 600)
+						     : SHARE_FRAME_ZERO;
+			m.answers[i].reason =
+				rnd_below(&g->r, 3) ? 0 : rnd64(&g->r);
 		}
 	}
-	(void)share_on_msg(v->sv, &m, rnd_below(&g->r, 3) ?
-			   share_msg_bytes(&m) : rnd_below(&g->r, sizeof(m)));
+	(void)share_on_msg(v->sv, &m,
+			   rnd_below(&g->r, 3) ? share_msg_bytes(&m)
+					       : rnd_below(&g->r, sizeof(m)));
 	control_offsets(PAGES * PAGE_SIZE, 0, off);
 	*(uint64_t *)((char *)v->ctl + off[2]) |= rnd64(&g->r) & rnd64(&g->r);
 	*(uint64_t *)((char *)v->ctl + off[1]) |= rnd64(&g->r);

@@ -215,11 +215,12 @@ static void serve(struct guest *g)
 
 	for (unsigned i = 0; i < g->n; i++) {
 		pthread_mutex_lock(&g->lock);
-		assert_int_equal(share_monitor_handle(g->p, &g->inbox[i], &out,
-						      false), 0);
+		assert_int_equal(
+			share_monitor_handle(g->p, &g->inbox[i], &out, false),
+			0);
 		pthread_mutex_unlock(&g->lock);
-		assert_int_equal(share_on_msg(g->sv, &out,
-					      share_msg_bytes(&out)), 0);
+		assert_int_equal(
+			share_on_msg(g->sv, &out, share_msg_bytes(&out)), 0);
 	}
 	g->n = 0;
 }
@@ -297,12 +298,13 @@ static void check_copy(struct writer *w)
 	uint64_t page[PAGE_SIZE / 8];
 
 	for (unsigned n = 0; n < PAGES; n++) {
-		assert_int_equal(p2m_copy_out(w->g->p, n << PAGE_SHIFT, page,
-					      PAGE_SIZE), 0);
+		assert_int_equal(
+			p2m_copy_out(w->g->p, n << PAGE_SHIFT, page, PAGE_SIZE),
+			0);
 		for (unsigned k = 0; k < LINES / THREADS; k++)
-			assert_memory_equal(
-				page + (k * THREADS + w->no) * WORDS,
-				w->model[n][k], 64);
+			assert_memory_equal(page + (k * THREADS + w->no) *
+							    WORDS,
+					    w->model[n][k], 64);
 	}
 }
 

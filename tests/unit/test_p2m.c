@@ -49,8 +49,11 @@ static const struct p2m_listener_ops ops = {on_drop, on_protect, on_code};
 
 static struct p2m *make(uint64_t ram, uint64_t low)
 {
-	struct p2m_config c = {.ram_bytes = ram, .low_limit = low, .memfd = -1,
-			       .pool_fd = -1, .name = "test"};
+	struct p2m_config c = {.ram_bytes = ram,
+			       .low_limit = low,
+			       .memfd = -1,
+			       .pool_fd = -1,
+			       .name = "test"};
 	struct p2m *p = NULL;
 
 	assert_int_equal(p2m_create(&c, &p), 0);
@@ -275,8 +278,11 @@ static void test_control(void **s)
 	assert_int_equal(control_map(fd, &d, &bytes), 0);
 	assert_int_equal(bytes, control_bytes(8 * MB, 4 * MB));
 	assert_string_equal(d->name, "vm0");
-	struct p2m_config cfg = {.ram_bytes = 8 * MB, .low_limit = 4 * MB,
-				 .memfd = -1, .pool_fd = -1, .control = d};
+	struct p2m_config cfg = {.ram_bytes = 8 * MB,
+				 .low_limit = 4 * MB,
+				 .memfd = -1,
+				 .pool_fd = -1,
+				 .control = d};
 	assert_int_equal(p2m_create(&cfg, &p), 0);
 	assert_int_equal(control_get(&c->zero_pages), 2048);
 	p2m_write(p, (ppn_t){65}, 0, 1);

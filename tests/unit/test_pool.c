@@ -48,12 +48,15 @@ static void test_read_only(void **s)
 
 	get(q, 1, 7);
 	assert_ptr_equal(mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
-			      MAP_SHARED, fd, 0), MAP_FAILED);
+			      MAP_SHARED, fd, 0),
+			 MAP_FAILED);
 	assert_int_equal(errno, EACCES);
 	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
 	assert_int_equal(ftruncate(fd, 0), -1);
-	assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE |
-				   FALLOC_FL_KEEP_SIZE, 0, PAGE_SIZE), -1);
+	assert_int_equal(fallocate(fd,
+				   FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				   0, PAGE_SIZE),
+			 -1);
 	assert_int_equal(ftruncate(pool_rw_fd(q), 0), -1);
 	m = mmap(NULL, 4 * MB, PROT_READ, MAP_SHARED, fd, 0);
 	assert_ptr_not_equal(m, MAP_FAILED);
