@@ -279,3 +279,16 @@ int seccomp_deny_ip_range(uint64_t start, uint64_t end)
 		return -errno;
 	return 0;
 }
+
+int confine_process(enum confine_mode mode, bool tty, uint64_t start,
+		    uint64_t end)
+{
+	int r;
+
+	if (mode == CONFINE_OFF)
+		return 0;
+	r = confine_privileges();
+	if (!r && end)
+		r = seccomp_deny_ip_range(start, end);
+	return r ? r : confine_seccomp(mode, tty);
+}

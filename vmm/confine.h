@@ -55,4 +55,9 @@ int confine_seccomp(enum confine_mode mode, bool tty);
  * confine_privileges. 0 or -errno.
  */
 int seccomp_deny_ip_range(uint64_t start, uint64_t end);
+
+/* All of it but the descriptors, in the right order. end 0: no such range.
+ * Nothing happens under CONFINE_OFF. 0 or -errno. */
+int confine_process(enum confine_mode mode, bool tty, uint64_t start,
+		    uint64_t end);
 #endif

@@ -317,16 +317,6 @@ static int connect_io(struct monitor *m)
 	return r;
 }
 
-static int confine(struct monitor *m)
-{
-	int r;
-
-	if (m->cfg->confine == CONFINE_OFF)
-		return 0;
-	r = confine_privileges();
-	return r ? r : confine_seccomp(m->cfg->confine, false);
-}
-
 static enum control_state end_state(enum vcpu_exit why)
 {
 	switch (why) {
@@ -380,7 +370,8 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 		return r; /* the process ends now; nothing to tidy up */
 	r = connect_io(m);
 	if (!r)
-		r = confine(m);
+		r = confine_process(cfg->confine, false, m->vm->code_start,
+				    m->vm->code_end);
 	if (r) {
 		snprintf(err, errlen,
 			 "%s: the monitor cannot confine itself: "

@@ -95,6 +95,10 @@ struct vm {
 	struct iothread *io;
 	struct board *board; /* vmm/board.c: the small devices, the wiring */
 	struct stat_group *stats;
+	/* Where the engine's own machine code runs, [start, end): no system
+	 * call may come from there (vmm/confine.h). Set by the engine's init;
+	 * 0: nowhere. */
+	uint64_t code_start, code_end;
 	/* vm_post's queue and the HLT wait */
 	pthread_mutex_t wait_lock;
 	pthread_cond_t wait_cond;

@@ -243,6 +243,8 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 		err = view_init(bt, k, vm->vcpu_memfd);
 	if (err)
 		goto fail;
+	vm->code_start = (uint64_t)bt->rx;
+	vm->code_end = vm->code_start + bt->tc_size;
 	for (int k = 0; k < 2; k++) {
 		tab.lo[k] = (uint64_t *)bt->view[k];
 		tab.hi[k] =

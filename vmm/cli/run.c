@@ -139,17 +139,6 @@ static int end_status(struct run *r, enum vcpu_exit why)
 	}
 }
 
-/* Last: files are open and threads exist. */
-static int confine(struct run *r)
-{
-	int e;
-
-	if (r->confine == CONFINE_OFF)
-		return 0;
-	e = confine_privileges();
-	return e ? e : confine_seccomp(r->confine, isatty(STDIN_FILENO));
-}
-
 static int run_vm(struct run *r, const struct vm_config *cfg)
 {
 	enum vcpu_exit why;
@@ -168,7 +157,9 @@ static int run_vm(struct run *r, const struct vm_config *cfg)
 			  "`ulimit -u`");
 		return CLI_HOST;
 	}
-	if (confine(r)) {
+	/* Last: files are open and threads exist. */
+	if (confine_process(r->confine, isatty(STDIN_FILENO), r->vm->code_start,
+			    r->vm->code_end)) {
 		console_close(r->console);
 		vm_destroy(r->vm);
 		log_error("cannot confine the VM: does this kernel have "
