@@ -31,6 +31,10 @@ static void loads64(void **state)
 	assert_exc(cpu_load_seg(v, SEG_DS, 0x14), EXC_GP, 0x14); /* no LDT */
 	assert_exc(cpu_load_seg(v, SEG_DS, S_DATA | 3), EXC_GP, S_DATA);
 	assert_exc(cpu_load_seg(v, SEG_CS, S_CODE64), EXC_UD, 0);
+	/* a limit in the middle of a descriptor */
+	v->gdtr.limit = S_DATA + 6;
+	assert_exc(cpu_load_seg(v, SEG_DS, S_DATA), EXC_GP, S_DATA);
+	v->gdtr.limit = S_LAST - 1;
 	assert_int_equal(v->seg[SEG_DS].sel, S_UDATA);
 	/* readable code may be data; conforming code for anyone */
 	assert_int_equal(cpu_load_seg(v, SEG_ES, S_CODE64), CPU_OK);
@@ -207,6 +211,13 @@ static void linear_real(void **state)
 	assert_int_equal(cpu_load_seg(f->v, SEG_DS, 0), CPU_OK);
 	assert_int_equal(seg_linear(f->v, SEG_DS, 0x100000, 2, MEM_WRITE, &a),
 			 CPU_OK);
+	/* a segment that protected mode left unusable is usable here */
+	f->v->seg[SEG_ES] = (struct segment){.limit = 0xffff};
+	assert_int_equal(cpu_load_seg(f->v, SEG_ES, 0x10), CPU_OK);
+	f->v->cr0 |= CR0_PE;
+	assert_int_equal(seg_linear(f->v, SEG_ES, 1, 1, MEM_WRITE, &a), CPU_OK);
+	assert_int_equal(a, 0x101);
+	f->v->cr0 &= ~CR0_PE;
 	/* no LLDT here */
 	assert_exc(cpu_lldt(f->v, 0), EXC_UD, 0);
 }

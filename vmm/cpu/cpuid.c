@@ -322,11 +322,11 @@ static void leaf_features(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 		r->edx &= ~(1u << 9);
 }
 
-/* "Look at leaf 4" and "64-byte prefetch", and TLBs as leaf 2 knows them. */
+/* "Look at leaf 4" and "64-byte prefetch". */
 static void leaf_descriptors(struct vcpu *v, uint32_t sub,
 			     struct cpuid_regs *r)
 {
-	*r = (struct cpuid_regs){0x00feff01, 0xf0, 0, 0};
+	*r = (struct cpuid_regs){0x0000ff01, 0xf0, 0, 0};
 }
 
 static void leaf_caches(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)

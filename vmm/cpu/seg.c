@@ -144,12 +144,16 @@ struct segment seg_from_desc(uint16_t sel, uint64_t d)
 
 /* ---- loads of data segments ---- */
 
+/* Real mode: the limit and the size bits stay as they were ("unreal" mode);
+ * a data segment becomes present and writable. */
 static struct segment seg_real(const struct segment *old, uint16_t sel)
 {
 	struct segment s = *old;
 
 	s.sel = sel;
 	s.base = (uint64_t)sel << 4;
+	if (!attr_is_code(s.attr))
+		s.attr = (s.attr & 0xf00) | 0x93;
 	return s;
 }
 

@@ -154,6 +154,10 @@ void vcpu_reset(struct vcpu *v)
 	v->misc_enable = 0x1801; /* fast strings; no BTS, no PEBS */
 	v->apic_base = 0xfee00900 & ~(v->id ? 0x100ull : 0);
 	mem_flush(v);
+	if (v->ops && v->ops->tlb_flush)
+		v->ops->tlb_flush(v, TLB_FLUSH_ALL, 0, 0);
+	if (v->ops && v->ops->mode_changed)
+		v->ops->mode_changed(v);
 }
 
 static bool has_error_code(uint8_t vector)

@@ -56,6 +56,7 @@ struct mem_cache {
 	uint64_t epoch; /* shifted; never 0 */
 	struct tlb_entry e[2][NR_KINDS][TLB_SIZE];
 };
+_Static_assert(offsetof(struct mem_cache, epoch) == 0, "mem_epoch() reads it");
 
 int mem_init(struct vcpu *v)
 {
@@ -250,6 +251,27 @@ static void log_write(struct mem_log *l, gpa_t gpa, const uint8_t *buf,
 
 /* ---- one page's part of an access ---- */
 
+/* Guest accesses are mostly of four sizes, which the compiler can inline. */
+static inline void copy(void *to, const void *from, unsigned len)
+{
+	switch (len) {
+	case 8:
+		memcpy(to, from, 8);
+		break;
+	case 4:
+		memcpy(to, from, 4);
+		break;
+	case 2:
+		memcpy(to, from, 2);
+		break;
+	case 1:
+		memcpy(to, from, 1);
+		break;
+	default:
+		memcpy(to, from, len);
+	}
+}
+
 static enum cpu_status read_part(struct vcpu *v, const struct tlb_entry *e,
 				 unsigned off, void *buf, unsigned len)
 {
@@ -262,7 +284,7 @@ static enum cpu_status read_part(struct vcpu *v, const struct tlb_entry *e,
 		if (!page)
 			return mmio_read(v, gpa, buf, len);
 	}
-	memcpy(buf, page + off, len);
+	copy(buf, page + off, len);
 	if (unlikely(v->mem_log))
 		mem_log_overlay(v->mem_log, gpa, buf, len);
 	return CPU_OK;
@@ -291,7 +313,7 @@ static enum cpu_status write_part(struct vcpu *v, struct tlb_entry *e,
 		e->page = p2m_is_code(p, e->ppn) ? NULL : page;
 		e->gen = p2m_gen(p);
 	}
-	memcpy(page + off, buf, len);
+	copy(page + off, buf, len);
 	return CPU_OK;
 }
 
@@ -438,8 +460,7 @@ enum cpu_status mem_fetch_fault(struct vcpu *v, gva_t a)
 		return vcpu_raise(v, EXC_GP);
 	if (!translate(v, a, MEM_EXEC, &err))
 		return raise_walk(v, a, err);
-	/* It came to be mapped meanwhile (A bits do that to nobody): an
-	 * instruction longer than 15 bytes is the only way to get here. */
+	/* The page is there: the instruction was too long. */
 	return vcpu_raise(v, EXC_GP);
 }
 

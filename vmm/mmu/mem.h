@@ -37,6 +37,12 @@ enum cpu_status mem_probe_write(struct vcpu *v, gva_t a, unsigned len,
 enum cpu_status mem_fetch(struct vcpu *v, gva_t a, uint8_t buf[15],
 			  unsigned *got);
 enum cpu_status mem_fetch_fault(struct vcpu *v, gva_t a);
+/* Changes with every mem_flush: who keeps what came of a translation compares
+ * it (and p2m_gen, for a host pointer). The first word of struct mem_cache. */
+static inline uint64_t mem_epoch(const struct vcpu *v)
+{
+	return *(const uint64_t *)v->mem_cache;
+}
 void mem_flush(struct vcpu *v);
 void mem_flush_page(struct vcpu *v, gva_t a);
 
