@@ -84,8 +84,65 @@ static void dcache_clear(struct interp_vcpu *iv)
 
 void interp_native_full(struct vcpu *v)
 {
+	v->interp->stats.native_full++;
 	dcache_clear(v->interp);
 	native_clear(v->interp->native);
+}
+
+union code_bytes {
+	uint8_t b[16];
+	uint64_t w[2];
+};
+
+/* After a successful fetch at lin: keep the page, for the next ones. */
+static void keep_code_page(struct vcpu *v, gva_t lin)
+{
+	unsigned access = WALK_EXEC | (v->cpl == 3 ? WALK_USER : 0);
+	struct interp_vcpu *iv = v->interp;
+	struct p2m *p = v->vm->p2m;
+	struct walk w;
+
+	iv->code = NULL;
+	if (v->mem_log || mmu_walk(v, lin, access, &w))
+		return;
+	iv->code = p2m_read(p, gpa_to_ppn(w.gpa));
+	iv->code_va = lin & PAGE_MASK;
+	iv->code_gen = p2m_gen(p);
+	iv->code_epoch = mem_epoch(v);
+	iv->code_cpl = v->cpl;
+	iv->stats.code_pages++;
+}
+
+/* The bytes at lin. Most come straight from the page kept; it is looked at
+ * anew each time, as the guest may just have written to it. */
+static inline enum cpu_status fetch_bytes(struct vcpu *v, gva_t lin,
+					  union code_bytes *buf, unsigned *got)
+{
+	struct interp_vcpu *iv = v->interp;
+
+	if (likely(iv->code && (lin ^ iv->code_va) <= PAGE_SIZE - 16 &&
+		   iv->code_epoch == mem_epoch(v) && iv->code_cpl == v->cpl &&
+		   !v->mem_log && iv->code_gen == p2m_gen(v->vm->p2m))) {
+		memcpy(buf, iv->code + (lin & (PAGE_SIZE - 1)), 16);
+		*got = 15;
+		return CPU_OK;
+	}
+	buf->b[15] = 0;
+	TRY(mem_fetch(v, lin, buf->b, got));
+	if ((lin & (PAGE_SIZE - 1)) <= PAGE_SIZE - 16)
+		keep_code_page(v, lin);
+	return CPU_OK;
+}
+
+static inline bool insn_is(const struct insn *in, gva_t lin,
+			   enum x86_mode mode, const union code_bytes *buf,
+			   unsigned got)
+{
+	const uint64_t *m = len_mask[in->len];
+
+	return in->lin == lin && in->mode == mode && in->len <= got &&
+	       !((in->raw[0] ^ buf->w[0]) & m[0]) &&
+	       !((in->raw[1] ^ buf->w[1]) & m[1]);
 }
 
 /* The instruction at cs:rip, decoded. */
@@ -93,32 +150,21 @@ static inline enum cpu_status fetch(struct vcpu *v, struct insn **out)
 {
 	enum x86_mode mode = current_mode(v);
 	gva_t lin = v->rip;
-	union {
-		uint8_t b[16];
-		uint64_t w[2];
-	} buf;
-	const uint64_t *m;
+	union code_bytes buf;
 	struct insn *in;
 	unsigned got;
-	enum cpu_status st;
 
 	if (unlikely(mode != X86_MODE_LONG64)) {
 		if (lin > v->seg[SEG_CS].limit)
 			return vcpu_raise_err(v, EXC_GP, 0);
 		lin = (uint32_t)(lin + v->seg[SEG_CS].base);
 	}
-	buf.b[15] = 0;
-	TRY(mem_fetch(v, lin, buf.b, &got));
+	TRY(fetch_bytes(v, lin, &buf, &got));
 	in = dcache_slot(v, lin);
-	m = len_mask[in->len];
-	if (unlikely(in->lin != lin || in->mode != mode || got < in->len ||
-		     in->raw[0] != (buf.w[0] & m[0]) ||
-		     in->raw[1] != (buf.w[1] & m[1]))) {
-		v->interp->decodes++;
+	if (unlikely(!insn_is(in, lin, mode, &buf, got))) {
+		v->interp->stats.decodes++;
 		/* Nothing half made stays behind when this fails. */
-		st = interp_decode(v, mode, lin, buf.b, got, &v->interp->tmp);
-		if (unlikely(st))
-			return st;
+		TRY(interp_decode(v, mode, lin, buf.b, got, &v->interp->tmp));
 		*in = v->interp->tmp;
 	}
 	if (unlikely(mode != X86_MODE_LONG64 &&
@@ -233,6 +279,11 @@ void interp_vcpu_fini(struct vcpu *v)
 }
 
 /* ---- as an engine ---- */
+static const struct stat_desc interp_stat_desc[] = {
+#define DESC(name, help) STAT_DESC_ENTRY(interp_stats, name, help),
+	INTERP_STATS(DESC)
+};
+
 static void interp_tlb_flush(struct vcpu *v, enum tlb_flush kind,
 			     uint16_t pcid, gva_t gva)
 {
@@ -276,8 +327,19 @@ static int interp_probe(char *why, size_t len)
 
 static int interp_init(struct vm *vm, struct vcpu *v)
 {
+	int r = interp_vcpu_init(v);
+
+	if (r)
+		return r;
 	v->ops = &interp_vcpu_ops;
-	return interp_vcpu_init(v);
+	v->interp->stat_group = (struct stat_group){
+		.prefix = "interp",
+		.desc = interp_stat_desc,
+		.n = ARRAY_SIZE(interp_stat_desc),
+		.base = &v->interp->stats,
+	};
+	vm_add_stats(vm, &v->interp->stat_group);
+	return 0;
 }
 
 static void interp_fini(struct vm *vm, struct vcpu *v)
@@ -292,7 +354,7 @@ static bool irq_now_possible(struct vcpu *v)
 	return cpu_can_take_irq(v) && v->irq && v->irq->peek(v->irq_ctx) >= 0;
 }
 
-static enum vcpu_exit interp_run(struct vcpu *v)
+static enum vcpu_exit run_loop(struct vcpu *v)
 {
 	for (;;) {
 		uint64_t old = v->rflags;
@@ -309,6 +371,14 @@ static enum vcpu_exit interp_run(struct vcpu *v)
 		    irq_now_possible(v))
 			return EXIT_KICK;
 	}
+}
+
+static enum vcpu_exit interp_run(struct vcpu *v)
+{
+	enum vcpu_exit e = run_loop(v);
+
+	v->interp->stats.instructions = v->instructions;
+	return e;
 }
 
 const struct engine_ops engine_interp = {

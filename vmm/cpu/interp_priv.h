@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "mm/base/stats.h"
 #include "vmm/cpu/interp.h"
 #include "vmm/cpu/sys.h"
 #include "vmm/mmu/mem.h"
@@ -96,12 +97,26 @@ enum insn_class {
 #define DCACHE_BITS 15
 #define DCACHE_SIZE (1u << DCACHE_BITS)
 
+#define INTERP_STATS(X)                                                        \
+	X(instructions, "guest instructions completed")                        \
+	X(decodes, "instructions decoded (misses of the decode cache)")        \
+	X(code_pages, "changes of the page that code is fetched from")         \
+	X(native_full, "times the code cache of the native thunks was full")
+
 struct native;
 struct interp_vcpu {
 	struct insn *dcache;	/* DCACHE_SIZE, direct mapped */
 	struct native *native;	/* code cache of the vector thunks */
 	struct insn tmp;	/* an instruction that is not cached */
-	uint64_t decodes;
+	/* The page that code is fetched from, while nothing has changed. */
+	const uint8_t *code;
+	gva_t code_va;
+	uint64_t code_gen, code_epoch;
+	uint8_t code_cpl;
+	struct interp_stats {
+		INTERP_STATS(STAT_FIELD)
+	} stats;
+	struct stat_group stat_group;
 };
 
 /* ---- handler tables (interp_decode.c joins them) ---- */
