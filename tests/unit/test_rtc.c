@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The MC146818: forms of the time, setting it, UIP, the three interrupts. */
+#include <time.h>
+
 #include "tests/unit/devtest.h"
 #include "vmm/dev/rtc.h"
 
@@ -235,6 +237,39 @@ static void test_ram(void **state)
 	assert_int_equal(bus_read(b->pio, 0x70, 1), 0xff);
 }
 
+/* Our calendar against the C library's, and back through the registers. */
+static void test_calendar(void **state)
+{
+	struct box *b = *state;
+	unsigned i;
+
+	wr(b, 0xb, 0x06);
+	srandom(11);
+	for (i = 0; i < 20000; i++) {
+		time_t t = (uint64_t)random() << 2 | (random() & 3);
+		struct tm tm;
+
+		if (i < 4000) /* around each new year */
+			t = (i / 4 % 270) * 31556952ull + (i & 3) * 40000;
+		gmtime_r(&t, &tm);
+		b->tc.wall = t * SEC;
+		rtc_destroy(b->r);
+		bus_destroy(b->pio);
+		b->pio = bus_create("pio", &b->lock);
+		b->r = rtc_create(test_clock(&b->tc), test_line(&b->irq));
+		rtc_attach(b->r, b->pio);
+		wr(b, 0xb, 0x06);
+		expect_time(b, (const uint8_t[]){tm.tm_sec, tm.tm_min,
+						 tm.tm_hour, tm.tm_wday + 1,
+						 tm.tm_mday, tm.tm_mon + 1,
+						 tm.tm_year % 100,
+						 19 + tm.tm_year / 100});
+		wr(b, 7, tm.tm_mday); /* all but the fraction stays */
+		assert_int_equal(rd(b, 8), tm.tm_mon + 1);
+		assert_int_equal(rd(b, 4), tm.tm_hour);
+	}
+}
+
 static void test_random(void **state)
 {
 	struct box *b = *state;
@@ -257,7 +292,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(test_forms),	    T(test_set),      T(test_uip),
 		T(test_update_irq), T(test_alarm),    T(test_periodic),
-		T(test_ram),	    T(test_random),
+		T(test_ram),	    T(test_calendar), T(test_random),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,9 @@
  * are frozen in `set` and written there; clearing SET turns them into a new
  * offset. A write without SET does all of that at once.
  *
+ * The calendar is our own: the C library's reads /etc/localtime the first time,
+ * which a confined process may not.
+ *
  * Update in progress (UIP) is 1 for the last 244 us of each second, as the data
  * sheet promises; then the new second is there at once.
  *
@@ -17,7 +20,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "vmm/dev/platform.h"
 
@@ -43,13 +45,19 @@ enum {
 #define ALARM_ANY 0xc0 /* both bits: matches every value */
 #define UIP_NS	  244000
 
+/* What the registers show: wday 0 = Sunday, mon 0..11, year AD. While SET
+ * is on the guest may have put any number into any of them. */
+struct cal {
+	int64_t sec, min, hour, wday, mday, mon, year;
+};
+
 struct rtc {
 	struct clock clock;
 	struct irq_line irq;
 	uint8_t index;
 	uint8_t ram[128];
 	int64_t offset_ns; /* guest's time of day - host's */
-	struct tm set;	   /* valid while B_SET */
+	struct cal set;	   /* valid while B_SET */
 	uint64_t seen_ns;  /* guest's time when C was last brought up to date */
 	struct timer timer;
 };
@@ -70,14 +78,60 @@ static bool rtc_counting(const struct rtc *r)
 	return !rtc_setting(r) && (r->ram[R_A] & A_DIV) == 0x20;
 }
 
-static void rtc_get_tm(const struct rtc *r, struct tm *tm)
-{
-	time_t t = rtc_now(r) / NS_PER_SEC;
+/* ---- the calendar (Gregorian, proleptic) ---- */
 
-	if (rtc_setting(r))
-		*tm = r->set;
-	else
-		gmtime_r(&t, tm);
+static bool is_leap(int64_t y)
+{
+	return y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+}
+
+/* Days from 1 January 1970 to 1 January of year y. */
+static int64_t year_start(int64_t y)
+{
+	y--;
+	return y * 365 + y / 4 - y / 100 + y / 400 - 719162;
+}
+
+/* Days from 1 January to the first of month m (0..12). */
+static int64_t month_start(int64_t m, bool leap)
+{
+	static const uint16_t start[] = {0,   31,  59,	90,  120, 151, 181,
+					 212, 243, 273, 304, 334, 365};
+
+	return start[m] + (leap && m >= 2);
+}
+
+static struct cal cal_from_seconds(uint64_t t)
+{
+	struct cal c = {.sec = t % 60, .min = t / 60 % 60,
+			.hour = t / 3600 % 24};
+	int64_t day = t / 86400;
+
+	c.wday = (day + 4) % 7;
+	c.year = 1970 + day / 366; /* not too late */
+	while (year_start(c.year + 1) <= day)
+		c.year++;
+	day -= year_start(c.year);
+	while (month_start(c.mon + 1, is_leap(c.year)) <= day)
+		c.mon++;
+	c.mday = 1 + day - month_start(c.mon, is_leap(c.year));
+	return c;
+}
+
+/* Carries what is out of range (minute 75, February 30). */
+static int64_t cal_to_seconds(const struct cal *c)
+{
+	int64_t year = c->year + c->mon / 12, mon = c->mon % 12;
+	int64_t day = year_start(year) + month_start(mon, is_leap(year)) +
+		      c->mday - 1;
+
+	return day * 86400 + c->hour * 3600 + c->min * 60 + c->sec;
+}
+
+static void rtc_get_tm(const struct rtc *r, struct cal *c)
+{
+	*c = rtc_setting(r) ? r->set
+			    : cal_from_seconds(rtc_now(r) / NS_PER_SEC);
 }
 
 /* ---- the forms of a number ---- */
@@ -214,66 +268,65 @@ static bool is_time_reg(unsigned i)
 
 static uint8_t read_time(const struct rtc *r, unsigned i)
 {
-	struct tm tm;
+	struct cal tm;
 
 	rtc_get_tm(r, &tm);
 	switch (i) {
 	case R_SEC:
-		return rtc_encode(r, tm.tm_sec);
+		return rtc_encode(r, tm.sec);
 	case R_MIN:
-		return rtc_encode(r, tm.tm_min);
+		return rtc_encode(r, tm.min);
 	case R_HOUR:
-		return rtc_encode_hour(r, tm.tm_hour);
+		return rtc_encode_hour(r, tm.hour);
 	case R_WDAY:
-		return rtc_encode(r, tm.tm_wday + 1);
+		return rtc_encode(r, tm.wday + 1);
 	case R_MDAY:
-		return rtc_encode(r, tm.tm_mday);
+		return rtc_encode(r, tm.mday);
 	case R_MON:
-		return rtc_encode(r, tm.tm_mon + 1);
+		return rtc_encode(r, tm.mon + 1);
 	case R_YEAR:
-		return rtc_encode(r, tm.tm_year % 100);
+		return rtc_encode(r, tm.year % 100);
 	}
-	return rtc_encode(r, tm.tm_year / 100 + 19);
+	return rtc_encode(r, tm.year / 100);
 }
 
-static void set_time_field(const struct rtc *r, struct tm *tm, unsigned i,
+static void set_time_field(const struct rtc *r, struct cal *tm, unsigned i,
 			   uint8_t val)
 {
 	unsigned v = rtc_decode(r, val);
 
 	switch (i) {
 	case R_SEC:
-		tm->tm_sec = v;
+		tm->sec = v;
 		break;
 	case R_MIN:
-		tm->tm_min = v;
+		tm->min = v;
 		break;
 	case R_HOUR:
-		tm->tm_hour = rtc_decode_hour(r, val);
+		tm->hour = rtc_decode_hour(r, val);
 		break;
 	case R_WDAY:
-		tm->tm_wday = v ? v - 1 : 0;
+		tm->wday = v ? v - 1 : 0;
 		break;
 	case R_MDAY:
-		tm->tm_mday = v;
+		tm->mday = v;
 		break;
 	case R_MON:
-		tm->tm_mon = v ? v - 1 : 0;
+		tm->mon = v ? v - 1 : 0;
 		break;
 	case R_YEAR:
-		tm->tm_year = tm->tm_year / 100 * 100 + v;
+		tm->year = tm->year / 100 * 100 + v;
 		break;
 	case R_CENTURY:
-		tm->tm_year = (int)(v - 19) * 100 + tm->tm_year % 100;
+		tm->year = v * 100 + tm->year % 100;
 		break;
 	}
 }
 
 /* The second starts now. A time before 1970 is what the host's is. */
-static void rtc_set_tm(struct rtc *r, const struct tm *tm)
+static void rtc_set_tm(struct rtc *r, const struct cal *tm)
 {
-	struct tm copy = *tm;
-	time_t t = timegm(&copy);
+	int64_t t = cal_to_seconds(tm);
 
 	if (t >= 0 && t < 1ll << 33) /* until 2242: ns fit */
 		r->offset_ns = (int64_t)((uint64_t)t * NS_PER_SEC -
@@ -283,7 +336,7 @@ static void rtc_set_tm(struct rtc *r, const struct tm *tm)
 
 static void write_time(struct rtc *r, unsigned i, uint8_t val)
 {
-	struct tm tm;
+	struct cal tm;
 
 	if (rtc_setting(r)) {
 		set_time_field(r, &r->set, i, val);
@@ -315,7 +368,7 @@ static uint8_t read_c(struct rtc *r)
 
 static void write_b(struct rtc *r, uint8_t val)
 {
-	struct tm tm;
+	struct cal tm;
 
 	rtc_get_tm(r, &tm);
 	if ((val & B_SET) && !rtc_setting(r)) {

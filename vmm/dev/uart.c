@@ -15,8 +15,9 @@
  * full. A FIFO that fills by itself while no driver listens would lose what a
  * pipe sent early (drivers clear the FIFO when they open the port), as if
  * somebody typed before the machine was up. So the queue moves on only when the
- * guest listens: the receive interrupt is enabled, or LSR is read twice without
- * anything else in between (a polling loop; nobody else does that).
+ * guest listens: the receive interrupt is enabled and OUT2 lets it through
+ * (probing sets IER alone), or LSR is read twice without anything else in
+ * between (a polling loop; nobody else does that).
  *
  * Interrupts: the line is (highest pending source in IIR) and OUT2. The
  * character timeout comes at once instead of after four character times: what
@@ -271,7 +272,7 @@ static void uart_update(struct uart *u)
 
 static bool uart_listens(const struct uart *u)
 {
-	return (u->ier & IER_RDI) || u->lsr_polled;
+	return ((u->ier & IER_RDI) && (u->mcr & MCR_OUT2)) || u->lsr_polled;
 }
 
 /* Queue -> FIFO, if the guest listens. */
