@@ -14,8 +14,10 @@
  */
 #include "mm/p2m_share.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mm/base/log.h"
 #include "mm/p2m_priv.h"
@@ -144,15 +146,26 @@ enum share_reason p2m_commit_frame(struct p2m *p, ppn_t ppn, uint32_t frame)
 	return SHARE_ok;
 }
 
+/* Engines prepare neighbours that are then never written. Nothing can appear
+ * there while the page is not noted; reading it would make a block. */
+static bool is_hole(const struct p2m *p, ppn_t ppn)
+{
+	off_t at = ppn.n << PAGE_SHIFT, data = lseek(p->memfd, at, SEEK_DATA);
+
+	return data != at && (data > at || errno == ENXIO);
+}
+
 enum share_reason p2m_commit_zero(struct p2m *p, ppn_t ppn)
 {
 	enum share_reason r = check(p, ppn);
+	bool hole;
 
 	if (r)
 		return r;
-	if (!zero_page(own_bytes(p, ppn)))
+	hole = is_hole(p, ppn);
+	if (!hole && !zero_page(own_bytes(p, ppn)))
 		return SHARE_differs;
-	commit(p, ppn, ent_make(P2M_ZERO, p->ent[ppn.n] & ENT_CODE, 1));
+	commit(p, ppn, ent_make(P2M_ZERO, p->ent[ppn.n] & ENT_CODE, !hole));
 	control_add(&p->ctl->zero_merged, 1);
 	return SHARE_ok;
 }

@@ -16,6 +16,7 @@
 
 #include "mm/control.h"
 #include "mm/p2m.h"
+#include "mm/p2m_share.h"
 
 #define MB (1ull << 20)
 
@@ -243,6 +244,73 @@ static void test_listener_and_gen(void **s)
 	p2m_destroy(p);
 }
 
+/* A page that was prepared and never written goes back without a block ever
+ * having been made, and is not counted as one that was found zero. */
+static void test_hole_is_zero(void **s)
+{
+	struct p2m *p = make(MB, 0);
+	bool more;
+
+	assert_int_equal(p2m_make_writable(p, (ppn_t){0}, 8), 8);
+	*(char *)p2m_write(p, (ppn_t){3}, 0, 1) = 0;
+	assert_int_equal(blocks(p), 4096);
+	assert_int_equal(p2m_commit_zero(p, (ppn_t){2}), SHARE_changed);
+	assert_int_equal(p2m_collect(p, 10000000000ull, 100, &more), 8);
+	assert_false(more);
+	for (unsigned n = 0; n < 8; n++)
+		assert_int_equal(p2m_commit_zero(p, (ppn_t){n}), SHARE_ok);
+	assert_int_equal(p2m_commit_zero(p, (ppn_t){2}), SHARE_not_private);
+	assert_int_equal(p2m_commit_zero(p, (ppn_t){256}), SHARE_not_ram);
+	assert_int_equal(blocks(p), 4096);
+	p2m_punch(p, (ppn_t){0}, 8);
+	assert_int_equal(blocks(p), 0);
+	assert_int_equal(control_get(&p2m_control(p)->zero_merged_pages), 1);
+	assert_int_equal(p2m_audit(p), 0);
+	p2m_destroy(p);
+}
+
+/* A page that keeps being written is asked for ever less often. */
+static void test_heat(void **s)
+{
+	struct p2m *p = make(MB, 0);
+	uint64_t now = 1000000000, taken = 0;
+	bool more;
+
+	for (unsigned i = 0; i < 400; i++, now += 50000000) {
+		p2m_write(p, (ppn_t){1}, 0, 1);
+		taken += p2m_collect(p, now, 100, &more);
+	}
+	/* 20 s: after 0.25, 0.5, 1, 2 s, then each 4 s. */
+	assert_in_range(taken, 6, 9);
+	/* Quiet for long, it is new again. */
+	p2m_collect(p, now + 5000000000ull, 100, &more);
+	now += 60000000000ull;
+	p2m_collect(p, now, 100, &more);
+	p2m_write(p, (ppn_t){1}, 0, 1);
+	now += 300000000;
+	assert_int_equal(p2m_collect(p, now, 100, &more), 1);
+	assert_int_equal(p2m_audit(p), 0);
+	p2m_destroy(p);
+}
+
+static void test_collect_budget(void **s)
+{
+	struct p2m *p = make(MB, 0);
+	uint64_t now = 10000000000ull, n = 0;
+	bool more = true;
+
+	assert_int_equal(p2m_make_writable(p, (ppn_t){0}, 200), 200);
+	for (unsigned i = 0; i < 7 && more; i++)
+		n += p2m_collect(p, now, 30, &more);
+	assert_int_equal(n, 200);
+	assert_false(more);
+	for (unsigned w = 0; w < 3; w++)
+		assert_int_equal(control_collected(p2m_control(p))[w], ~0ull);
+	assert_int_equal(control_get(&p2m_control(p)->noted_pages), 0);
+	assert_int_equal(p2m_audit(p), 0);
+	p2m_destroy(p);
+}
+
 static void test_seals(void **s)
 {
 	struct p2m *p = make(MB, 0);
@@ -312,6 +380,9 @@ int main(void)
 		cmocka_unit_test(test_backing_runs),
 		cmocka_unit_test(test_zero_backing_maps),
 		cmocka_unit_test(test_listener_and_gen),
+		cmocka_unit_test(test_hole_is_zero),
+		cmocka_unit_test(test_heat),
+		cmocka_unit_test(test_collect_budget),
 		cmocka_unit_test(test_seals),
 		cmocka_unit_test(test_audit_finds),
 		cmocka_unit_test(test_control),
