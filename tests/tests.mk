@@ -18,7 +18,7 @@ san:
 		CFLAGS="-O1 -g" $(SAN_UNITS)
 
 test: deps-test
-	$(MAKE) --no-print-directory -j$(JOBS) all units guest guest-cases
+	$(MAKE) --no-print-directory -j$(JOBS) all units guest guest-cases run-guest
 	$(MAKE) --no-print-directory -j$(JOBS) san
 	BUILD=$(BUILD) tests/run-tests.sh tests/lint/test_lint.sh $(UNITS) \
 		$(SAN_UNITS) $(filter-out tests/lint/%,$(TEST_SCRIPTS))
@@ -29,3 +29,12 @@ format:
 	tests/lint/format.sh --fix
 
 .PHONY: test lint format san
+
+# The guest of the tests in tests/run.
+$(BUILD)/run-guest.elf: tests/run/guest.S
+	@mkdir -p $(@D)
+	$(CC) -m32 -c -o $(@:.elf=.o) $<
+	ld -m elf_i386 -N -nostdlib -static -Ttext=0x100000 -z noexecstack \
+		--no-warn-rwx-segments -o $@ $(@:.elf=.o)
+run-guest: $(BUILD)/run-guest.elf
+.PHONY: run-guest

@@ -131,7 +131,8 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 	}
 	if (!o->n) {
 		snprintf(err, len,
-			 "nothing to pack; give -n N (1 to %d) or a fleet file",
+			 "nothing to pack: -n is missing or 0; give -n N (1 to "
+			 "%d) or a fleet file",
 			 FLEET_MAX);
 		return CLI_USAGE;
 	}
