@@ -94,55 +94,98 @@ union code_bytes {
 	uint64_t w[2];
 };
 
+static inline struct code_page *code_slot(struct vcpu *v, gva_t lin)
+{
+	return &v->interp->code[(lin >> PAGE_SHIFT) & (CODE_PAGES - 1)];
+}
+
+static inline gva_t code_key(const struct vcpu *v, gva_t lin)
+{
+	return (lin & PAGE_MASK) | (v->cpl == 3 ? 2 : 1);
+}
+
 /* After a successful fetch at lin: keep the page, for the next ones. */
 static void keep_code_page(struct vcpu *v, gva_t lin)
 {
 	unsigned access = WALK_EXEC | (v->cpl == 3 ? WALK_USER : 0);
-	struct interp_vcpu *iv = v->interp;
+	struct code_page *c = code_slot(v, lin);
 	struct p2m *p = v->vm->p2m;
+	struct interp_vcpu *iv = v->interp;
 	struct walk w;
 
-	iv->code = NULL;
 	if (v->mem_log || mmu_walk(v, lin, access, &w))
 		return;
-	iv->code = p2m_read(p, gpa_to_ppn(w.gpa));
-	iv->code_va = lin & PAGE_MASK;
-	iv->code_gen = p2m_gen(p);
+	if (iv->code_epoch != mem_epoch(v) || iv->code_gen != p2m_gen(p)) {
+		memset(iv->code, 0, sizeof(iv->code));
+		iv->stats.code_drops++;
+	}
+	c->page = p2m_read(p, gpa_to_ppn(w.gpa));
+	c->key = c->page ? code_key(v, lin) : 0;
 	iv->code_epoch = mem_epoch(v);
-	iv->code_cpl = v->cpl;
+	iv->code_gen = p2m_gen(p);
 	iv->stats.code_pages++;
 }
 
-/* The bytes at lin. Most come straight from the page kept; it is looked at
- * anew each time, as the guest may just have written to it. */
-static inline enum cpu_status fetch_bytes(struct vcpu *v, gva_t lin,
-					  union code_bytes *buf, unsigned *got)
-{
-	struct interp_vcpu *iv = v->interp;
-
-	if (likely(iv->code && (lin ^ iv->code_va) <= PAGE_SIZE - 16 &&
-		   iv->code_epoch == mem_epoch(v) && iv->code_cpl == v->cpl &&
-		   !v->mem_log && iv->code_gen == p2m_gen(v->vm->p2m))) {
-		memcpy(buf, iv->code + (lin & (PAGE_SIZE - 1)), 16);
-		*got = 15;
-		return CPU_OK;
-	}
-	buf->b[15] = 0;
-	TRY(mem_fetch(v, lin, buf->b, got));
-	if ((lin & (PAGE_SIZE - 1)) <= PAGE_SIZE - 16)
-		keep_code_page(v, lin);
-	return CPU_OK;
-}
-
 static inline bool insn_is(const struct insn *in, gva_t lin,
-			   enum x86_mode mode, const union code_bytes *buf,
+			   enum x86_mode mode, uint64_t w0, uint64_t w1,
 			   unsigned got)
 {
 	const uint64_t *m = len_mask[in->len];
 
 	return in->lin == lin && in->mode == mode && in->len <= got &&
-	       !((in->raw[0] ^ buf->w[0]) & m[0]) &&
-	       !((in->raw[1] ^ buf->w[1]) & m[1]);
+	       !((in->raw[0] ^ w0) & m[0]) && !((in->raw[1] ^ w1) & m[1]);
+}
+
+/* The instruction that these bytes are, from the cache if they are the same. */
+static enum cpu_status decoded(struct vcpu *v, gva_t lin, enum x86_mode mode,
+			       const union code_bytes *buf, unsigned got,
+			       struct insn **out)
+{
+	struct insn *in = dcache_slot(v, lin);
+
+	*out = in;
+	if (insn_is(in, lin, mode, buf->w[0], buf->w[1], got))
+		return CPU_OK;
+	v->interp->stats.decodes++;
+	/* Nothing half made stays behind when this fails. */
+	TRY(interp_decode(v, mode, lin, buf->b, got, &v->interp->tmp));
+	*in = v->interp->tmp;
+	return CPU_OK;
+}
+
+static enum cpu_status fetch_slow(struct vcpu *v, gva_t lin,
+				  enum x86_mode mode, struct insn **out)
+{
+	union code_bytes buf = {.w = {0, 0}};
+	unsigned got;
+
+	TRY(mem_fetch(v, lin, buf.b, &got));
+	if ((lin & (PAGE_SIZE - 1)) <= PAGE_SIZE - 16)
+		keep_code_page(v, lin);
+	return decoded(v, lin, mode, &buf, got, out);
+}
+
+/* The bytes at lin. Most come straight from a page kept; they are looked at
+ * anew each time, as the guest may just have written there. */
+static inline enum cpu_status fetch_linear(struct vcpu *v, gva_t lin,
+					   enum x86_mode mode,
+					   struct insn **out)
+{
+	struct interp_vcpu *iv = v->interp;
+	struct code_page *c = code_slot(v, lin);
+	struct insn *in = dcache_slot(v, lin);
+	unsigned off = lin & (PAGE_SIZE - 1);
+	union code_bytes buf;
+
+	if (unlikely(c->key != code_key(v, lin) || off > PAGE_SIZE - 16 ||
+		     iv->code_epoch != mem_epoch(v) || v->mem_log ||
+		     iv->code_gen != p2m_gen(v->vm->p2m)))
+		return fetch_slow(v, lin, mode, out);
+	memcpy(&buf, c->page + off, 16);
+	if (unlikely(!insn_is(in, lin, mode, buf.w[0], buf.w[1], 15)))
+		return decoded(v, lin, mode, &buf, 15, out);
+	*out = in;
+	return CPU_OK;
 }
 
 /* The instruction at cs:rip, decoded. */
@@ -150,27 +193,15 @@ static inline enum cpu_status fetch(struct vcpu *v, struct insn **out)
 {
 	enum x86_mode mode = current_mode(v);
 	gva_t lin = v->rip;
-	union code_bytes buf;
-	struct insn *in;
-	unsigned got;
 
-	if (unlikely(mode != X86_MODE_LONG64)) {
-		if (lin > v->seg[SEG_CS].limit)
-			return vcpu_raise_err(v, EXC_GP, 0);
-		lin = (uint32_t)(lin + v->seg[SEG_CS].base);
-	}
-	TRY(fetch_bytes(v, lin, &buf, &got));
-	in = dcache_slot(v, lin);
-	if (unlikely(!insn_is(in, lin, mode, &buf, got))) {
-		v->interp->stats.decodes++;
-		/* Nothing half made stays behind when this fails. */
-		TRY(interp_decode(v, mode, lin, buf.b, got, &v->interp->tmp));
-		*in = v->interp->tmp;
-	}
-	if (unlikely(mode != X86_MODE_LONG64 &&
-		     v->rip + in->len - 1 > v->seg[SEG_CS].limit))
+	if (likely(mode == X86_MODE_LONG64))
+		return fetch_linear(v, lin, mode, out);
+	if (lin > v->seg[SEG_CS].limit)
 		return vcpu_raise_err(v, EXC_GP, 0);
-	*out = in;
+	lin = (uint32_t)(lin + v->seg[SEG_CS].base);
+	TRY(fetch_linear(v, lin, mode, out));
+	if (v->rip + (*out)->len - 1 > v->seg[SEG_CS].limit)
+		return vcpu_raise_err(v, EXC_GP, 0);
 	return CPU_OK;
 }
 

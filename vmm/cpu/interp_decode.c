@@ -143,13 +143,18 @@ static void decode_mem(struct insn *in, const ZydisDecodedOperandMem *m)
 	bool high;
 	int n;
 
-	in->disp = m->disp.has_displacement ? m->disp.value : 0;
+	if (m->disp.has_displacement) {
+		in->disp = m->disp.value;
+		if (in->disp != m->disp.value &&
+		    in->mode == X86_MODE_LONG64) { /* MOV's moffs64 */
+			in->disp64 = m->disp.value;
+			in->flags |= INSN_DISP64;
+		}
+	}
 	in->seg = x86_seg_number(m->segment) < 0 ? SEG_DS :
 						   x86_seg_number(m->segment);
-	if (m->base == ZYDIS_REGISTER_RIP)
-		in->disp += in->lin + in->len;
-	else if (m->base == ZYDIS_REGISTER_EIP)
-		in->disp += (uint32_t)(in->lin + in->len);
+	if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP)
+		in->flags |= INSN_RIPREL;
 	else if ((n = x86_gpr_number(m->base, &high)) >= 0)
 		in->base = n;
 	n = x86_gpr_number(m->index, &high);
@@ -197,15 +202,15 @@ static void decode_operands(struct insn *in, const struct x86_insn *x)
 	unsigned imms = 0;
 	bool mem = false;
 
-	in->base = in->index = REG_NONE;
 	for (unsigned k = 0; k < x->i.operand_count_visible && k < 4; k++) {
 		const ZydisDecodedOperand *s = &x->op[k];
 		struct opnd *o = &in->op[k];
 
 		o->size = s->size / 8;
-		o->action =
-			(s->actions & ZYDIS_OPERAND_ACTION_MASK_READ ? 1 : 0) |
-			(s->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? 2 : 0);
+		if (s->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
+			in->actions |= 1u << (2 * k);
+		if (s->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+			in->actions |= 2u << (2 * k);
 		switch (s->type) {
 		case ZYDIS_OPERAND_TYPE_REGISTER:
 			decode_reg(o, s->reg.value);
@@ -313,16 +318,15 @@ enum cpu_status interp_decode(struct vcpu *v, enum x86_mode mode, gva_t lin,
 		return vcpu_raise(v, EXC_UD);
 	}
 	memset(in, 0, sizeof(*in));
+	in->base = in->index = REG_NONE;
 	in->lin = lin;
 	in->mode = mode;
+	memcpy(in->raw, buf, x.i.length);
 	in->len = x.i.length;
-	memcpy(in->raw, buf, in->len);
 	in->mnemonic = x.i.mnemonic;
 	in->opsize = x.i.operand_width / 8;
 	in->asize = x.i.address_width / 8;
 	in->cc = x.i.opcode & 15;
-	if (x.i.attributes & ZYDIS_ATTRIB_HAS_LOCK)
-		in->flags |= INSN_LOCK;
 	decode_operands(in, &x);
 	if (!find_handler(v, &x, buf, in))
 		return vcpu_raise(v, EXC_UD);

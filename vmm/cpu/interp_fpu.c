@@ -171,22 +171,23 @@ static enum cpu_status check_fpu(struct vcpu *v, const struct insn *in)
 }
 
 /* ---- running a thunk ---- */
-static const struct opnd *gpr_operand(const struct insn *in)
+/* Number of the operand of this kind, or -1. */
+static int find_operand(const struct insn *in, enum opnd_kind kind)
 {
 	for (unsigned k = 0; k < 4; k++)
-		if (in->op[k].kind == OPK_REG)
-			return &in->op[k];
-	return NULL;
+		if (in->op[k].kind == kind)
+			return k;
+	return -1;
 }
 
 static void run_thunk(struct vcpu *v, const struct insn *in,
 		      struct native_regs *r)
 {
 	const struct native_thunk *t = in->thunk;
-	const struct opnd *g = t->gpr ? gpr_operand(in) : NULL;
+	int g = t->gpr ? find_operand(in, OPK_REG) : -1;
 
-	if (g)
-		r->gpr = v->gpr[g->reg];
+	if (g >= 0)
+		r->gpr = v->gpr[in->op[g].reg];
 	if (t->implicit) {
 		r->rax = v->gpr[R_RAX];
 		r->rcx = v->gpr[R_RCX];
@@ -202,10 +203,10 @@ static void thunk_results(struct vcpu *v, const struct insn *in,
 			  const struct native_regs *r)
 {
 	const struct native_thunk *t = in->thunk;
-	const struct opnd *g = t->gpr ? gpr_operand(in) : NULL;
+	int g = t->gpr ? find_operand(in, OPK_REG) : -1;
 
-	if (g && (g->action & 2))
-		v->gpr[g->reg] = r->gpr;
+	if (g >= 0 && (op_action(in, g) & 2))
+		v->gpr[in->op[g].reg] = r->gpr;
 	if (t->implicit) {
 		v->gpr[R_RAX] = r->rax;
 		v->gpr[R_RCX] = r->rcx;
@@ -228,33 +229,41 @@ static enum cpu_status simd_exception(struct vcpu *v, uint32_t mxcsr,
 	return vcpu_raise(v, v->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
 }
 
-/* Memory operand in before (or the right to write it). lin is its address. */
-static enum cpu_status operand_in(struct vcpu *v, const struct insn *in,
-				  const struct opnd *o, gva_t *lin,
-				  struct native_regs *r)
-{
-	unsigned acc = o->action & 2 ? MEM_WRITE : MEM_READ;
+struct mem_opnd {
+	uint8_t size; /* 0: none */
+	bool read, write;
+};
 
-	TRY(ea_linear(v, in, o->size, acc, lin));
-	if (unlikely(in->align && (*lin & (in->align - 1))))
-		return vcpu_raise_err(v, EXC_GP, 0);
-	if (o->action & 1)
-		return mem_read(v, *lin, r->mem, o->size, mem_acc(in, acc));
-	return mem_probe_write(v, *lin, o->size, mem_acc(in, acc));
+static struct mem_opnd mem_operand(const struct insn *in)
+{
+	int k = find_operand(in, OPK_MEM);
+
+	if (k < 0)
+		return (struct mem_opnd){0};
+	return (struct mem_opnd){.size = in->op[k].size,
+				 .read = op_action(in, k) & 1,
+				 .write = op_action(in, k) & 2};
 }
 
-static const struct opnd *mem_operand(const struct insn *in)
+/* Memory operand in before (or the right to write it). lin is its address. */
+static enum cpu_status operand_in(struct vcpu *v, const struct insn *in,
+				  const struct mem_opnd *m, gva_t *lin,
+				  struct native_regs *r)
 {
-	for (unsigned k = 0; k < 4; k++)
-		if (in->op[k].kind == OPK_MEM)
-			return &in->op[k];
-	return NULL;
+	unsigned acc = m->write ? MEM_WRITE : MEM_READ;
+
+	TRY(ea_linear(v, in, m->size, acc, lin));
+	if (unlikely(in->align && (*lin & (in->align - 1))))
+		return vcpu_raise_err(v, EXC_GP, 0);
+	if (m->read)
+		return mem_read(v, *lin, r->mem, m->size, mem_acc(in, acc));
+	return mem_probe_write(v, *lin, m->size, mem_acc(in, acc));
 }
 
 /* SSE and AVX without MMX: the image's registers, one by one. */
 static enum cpu_status h_vec(struct vcpu *v, const struct insn *in)
 {
-	const struct opnd *m = mem_operand(in);
+	struct mem_opnd m = mem_operand(in);
 	uint32_t mxcsr, raised;
 	uint8_t saved[IMAGE_BYTES];
 	struct native_regs r;
@@ -262,8 +271,8 @@ static enum cpu_status h_vec(struct vcpu *v, const struct insn *in)
 	gva_t lin = 0;
 
 	TRY(check_fpu(v, in));
-	if (m)
-		TRY(operand_in(v, in, m, &lin, &r));
+	if (m.size)
+		TRY(operand_in(v, in, &m, &lin, &r));
 	mxcsr = get_uint32_t(image(v) + FX_MXCSR);
 	may_trap = (mxcsr & MXCSR_INIT) != MXCSR_INIT;
 	if (unlikely(may_trap))
@@ -275,8 +284,8 @@ static enum cpu_status h_vec(struct vcpu *v, const struct insn *in)
 		memcpy(image(v), saved, sizeof(saved));
 		return simd_exception(v, mxcsr, raised);
 	}
-	if (m && (m->action & 2))
-		TRY(mem_write(v, lin, r.mem, m->size,
+	if (m.write)
+		TRY(mem_write(v, lin, r.mem, m.size,
 			      mem_acc(in, MEM_WRITE)));
 	put_uint32_t(image(v) + FX_MXCSR, mxcsr | raised);
 	thunk_results(v, in, &r);
@@ -340,17 +349,17 @@ static bool loads_pointers(uint16_t mnemonic)
 
 static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 {
-	const struct opnd *m = mem_operand(in);
+	struct mem_opnd m = mem_operand(in);
 	uint8_t saved[512], *f = image(v);
 	uint32_t mxcsr, raised;
 	struct native_regs r;
 	gva_t lin = 0;
 
 	TRY(check_fpu(v, in));
-	if (m)
-		TRY(operand_in(v, in, m, &lin, &r));
-	if (m && !(m->action & 1)) /* a store that an exception suppresses */
-		TRY(mem_read(v, lin, r.mem, m->size, mem_acc(in, MEM_WRITE)));
+	if (m.size)
+		TRY(operand_in(v, in, &m, &lin, &r));
+	if (m.write && !m.read) /* an exception may suppress the store */
+		TRY(mem_read(v, lin, r.mem, m.size, mem_acc(in, MEM_WRITE)));
 	memcpy(saved, f, sizeof(saved));
 	mxcsr = get_uint32_t(f + FX_MXCSR);
 	r.mxcsr = (mxcsr | MXCSR_INIT) & ~0x3fu;
@@ -362,8 +371,8 @@ static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 	}
 	if (is_environment(in->mnemonic))
 		patch_environment(in, saved, r.mem);
-	if (m && (m->action & 2))
-		TRY(mem_write(v, lin, r.mem, m->size,
+	if (m.write)
+		TRY(mem_write(v, lin, r.mem, m.size,
 			      mem_acc(in, MEM_WRITE)));
 	put_uint32_t(f + FX_MXCSR, mxcsr | raised);
 	if (loads_pointers(in->mnemonic))
@@ -741,7 +750,7 @@ static enum cpu_status h_gather(struct vcpu *v, const struct insn *in)
 	vec_get(v, in->index, idx);
 	for (unsigned k = 0; k < n; k++) {
 		enum cpu_status st;
-		uint64_t off = in->disp;
+		uint64_t off = (int64_t)in->disp;
 		gva_t lin;
 
 		if (!(mask[k * es + es - 1] & 0x80)) {
@@ -801,16 +810,16 @@ static bool unaligned_by_name(uint16_t mnemonic)
 
 static unsigned alignment(const struct x86_insn *x, const struct insn *in)
 {
-	const struct opnd *m = mem_operand(in);
+	struct mem_opnd m = mem_operand(in);
 
-	if (!m || in->cls == CLS_X87 || in->cls == CLS_MMX)
+	if (!m.size || in->cls == CLS_X87 || in->cls == CLS_MMX)
 		return 0;
 	/* AMD's SHA instructions take any address, against the manuals. */
 	if (x->i.meta.isa_set == ZYDIS_ISA_SET_SHA && __builtin_cpu_is("amd"))
 		return 0;
 	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
-		return aligned_by_name(in->mnemonic) ? m->size : 0;
-	return m->size == 16 && !unaligned_by_name(in->mnemonic) ? 16 : 0;
+		return aligned_by_name(in->mnemonic) ? m.size : 0;
+	return m.size == 16 && !unaligned_by_name(in->mnemonic) ? 16 : 0;
 }
 
 /* From memory to MM: no XMM operand shows that they are SSE instructions. */
@@ -860,6 +869,7 @@ static enum insn_class classify(const struct x86_insn *x,
 bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
 		       const uint8_t *bytes, struct insn *in)
 {
+	const struct native_thunk *t;
 	bool x87, full;
 
 	in->cls = classify(x, in);
@@ -868,15 +878,16 @@ bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
 	in->align = alignment(x, in);
 	x87 = in->cls != CLS_SSE && in->cls != CLS_AVX;
 	for (int tries = 0; tries < 2; tries++) {
-		in->thunk = native_get(v->interp->native,
+		t = native_get(v->interp->native,
 				       x87 ? NATIVE_X87 : NATIVE_VEC, x,
 				       bytes, &full);
-		if (in->thunk || !full)
+		if (t || !full)
 			break;
 		interp_native_full(v);
 	}
 	in->fn = x87 ? h_x87 : h_vec;
-	return in->thunk;
+	in->thunk = t;
+	return t;
 }
 
 const struct op_desc interp_ops_fpu[] = {

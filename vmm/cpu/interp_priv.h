@@ -46,46 +46,61 @@ enum opnd_kind {
 };
 
 struct opnd {
-	uint8_t kind;
-	uint8_t reg;
-	uint8_t size; /* bytes */
-	uint8_t action; /* bit 0 read, bit 1 written */
+	uint8_t kind : 4; /* enum opnd_kind */
+	uint8_t reg : 4;
+	uint8_t size;	  /* bytes */
 };
 
 #define REG_NONE 0xff
 
-/* A decoded instruction, also the entry of the decode cache. */
+/* A decoded instruction, also the entry of the decode cache: one cache line. */
 struct insn {
-	/* the key */
+	/* the key, with mode and len */
 	uint64_t lin;
-	uint64_t raw[2]; /* the bytes, zero beyond len */
+	union {
+		uint64_t raw[2]; /* the bytes, zero beyond len */
+		struct {
+			uint8_t bytes_[15];
+			uint8_t len;
+		};
+	};
 	insn_fn fn;
-	uint64_t imm;	 /* sign-extended; far pointers: selector << 32 | off */
-	int64_t disp;	 /* rip already added to a PC-relative one */
-	uint8_t len;
-	uint8_t mode;	 /* enum x86_mode; part of the key */
-	uint8_t flags;	 /* INSN_* */
-	uint8_t opsize;	 /* 1, 2, 4, 8: effective operand size */
-	uint8_t asize;	 /* 2, 4, 8: address size */
-	uint8_t seg;	 /* of the memory operand */
-	uint8_t base, index, scale; /* scale is a shift; REG_NONE */
-	uint8_t nops;
-	uint8_t cc;	 /* condition, or a small operation number */
-	uint8_t rep;	 /* 0, 0xf2, 0xf3 */
-	uint8_t cls;	 /* enum insn_class */
-	uint8_t align;	 /* memory operand must be aligned to this; or 0 */
+	union {
+		uint64_t imm; /* sign-extended; far: selector << 32 | offset */
+		uint64_t disp64; /* INSN_DISP64 */
+		const struct native_thunk *thunk;
+	};
+	int32_t disp;
 	uint16_t mnemonic;
+	uint8_t flags;	     /* INSN_* */
+	uint8_t base, index; /* REG_NONE; index may be a vector register */
+	uint8_t mode : 2;    /* enum x86_mode */
+	uint8_t scale : 2;   /* a shift */
+	uint8_t seg : 3;     /* of the memory operand */
+	uint8_t opsize : 4;  /* 1, 2, 4, 8: effective operand size */
+	uint8_t asize : 4;   /* 2, 4, 8: address size */
+	uint8_t nops : 3;
+	uint8_t rep : 2;     /* 0, 2 (REPNE), 3 (REP, REPE) */
+	uint8_t cc : 4;	     /* condition, or a small operation number */
+	uint8_t cls : 4;     /* enum insn_class */
+	uint8_t align;	     /* memory operand must be aligned to this; or 0 */
+	uint8_t actions;     /* 2 bits an operand: 1 read, 2 written */
 	struct opnd op[4];
-	const struct native_thunk *thunk;
 } __attribute__((aligned(64)));
+_Static_assert(sizeof(struct insn) == 64, "one cache line");
+
+static inline unsigned op_action(const struct insn *in, unsigned k)
+{
+	return in->actions >> (2 * k) & 3;
+}
 
 #define INSN_BRANCH    1u  /* the handler sets rip */
 #define INSN_FLAT      2u  /* linear address = offset: 64-bit, not FS/GS */
 #define INSN_STACKSEG  4u  /* SS: faults are #SS */
-#define INSN_LOCK      8u
+#define INSN_RIPREL    8u  /* disp counts from the next instruction */
 #define INSN_VOLATILE  16u /* side effects: not under lockstep */
 #define INSN_NOTRAP    32u /* RFLAGS.TF is judged by its new value */
-#define INSN_STOREONLY 64u /* memory operand is only written */
+#define INSN_DISP64    64u /* the address is disp64 alone */
 
 /* What a vector or x87 instruction needs to be allowed to run. */
 enum insn_class {
@@ -94,13 +109,15 @@ enum insn_class {
 };
 
 /* ---- the per-vCPU state ---- */
-#define DCACHE_BITS 15
+#define DCACHE_BITS 16
 #define DCACHE_SIZE (1u << DCACHE_BITS)
+#define CODE_PAGES  256
 
 #define INTERP_STATS(X)                                                        \
 	X(instructions, "guest instructions completed")                        \
 	X(decodes, "instructions decoded (misses of the decode cache)")        \
-	X(code_pages, "changes of the page that code is fetched from")         \
+	X(code_pages, "pages looked up to fetch code from")                    \
+	X(code_drops, "times all of those were forgotten")                     \
 	X(native_full, "times the code cache of the native thunks was full")
 
 struct native;
@@ -108,11 +125,12 @@ struct interp_vcpu {
 	struct insn *dcache;	/* DCACHE_SIZE, direct mapped */
 	struct native *native;	/* code cache of the vector thunks */
 	struct insn tmp;	/* an instruction that is not cached */
-	/* The page that code is fetched from, while nothing has changed. */
-	const uint8_t *code;
-	gva_t code_va;
+	/* Pages that code was fetched from, while nothing has changed. */
+	struct code_page {
+		gva_t key; /* address | user */
+		const uint8_t *page;
+	} code[CODE_PAGES];
 	uint64_t code_gen, code_epoch;
-	uint8_t code_cpl;
 	struct interp_stats {
 		INTERP_STATS(STAT_FIELD)
 	} stats;
@@ -207,10 +225,13 @@ static inline uint64_t rip_next(const struct vcpu *v, const struct insn *in)
 /* ---- memory operand ---- */
 static inline uint64_t ea_offset(const struct vcpu *v, const struct insn *in)
 {
-	uint64_t a = in->disp;
+	uint64_t a = (int64_t)in->disp;
 
 	if (in->base != REG_NONE)
 		a += v->gpr[in->base];
+	else if (in->flags & (INSN_RIPREL | INSN_DISP64))
+		a = in->flags & INSN_DISP64 ? in->disp64 :
+					      a + v->rip + in->len;
 	if (in->index != REG_NONE)
 		a += v->gpr[in->index] << in->scale;
 	if (likely(in->asize == 8))

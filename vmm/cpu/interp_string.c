@@ -188,7 +188,7 @@ static enum cpu_status h_string(struct vcpu *v, const struct insn *in)
 		str_advance(v, in, &s, 1);
 		budget--;
 		if (in->rep && compares &&
-		    !(v->rflags & FL_ZF) == (in->rep == 0xf3)) {
+		    !(v->rflags & FL_ZF) == (in->rep == 3)) {
 			s.cnt = 0; /* REPE ends on ZF = 0, REPNE on 1 */
 			break;
 		}
@@ -232,7 +232,7 @@ bool interp_string_decode(const struct x86_insn *x, struct insn *in)
 			in->flags |= INSN_VOLATILE;
 		for (unsigned k = 0; k < x->i.raw.prefix_count; k++)
 			if ((x->i.raw.prefixes[k].value & 0xfe) == 0xf2)
-				in->rep = x->i.raw.prefixes[k].value;
+				in->rep = x->i.raw.prefixes[k].value & 3;
 		return true;
 	}
 	return false;
