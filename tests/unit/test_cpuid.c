@@ -62,7 +62,10 @@ static void never_shown(void **state)
 	assert_false(r7.ebx & (1u << 4 | 1u << 11 | 1u << 20 | 1u << 14));
 	assert_false(r7.ecx & (1u << 3 | 1u << 7 | 1u << 16));
 	assert_false(r7.edx & (7u << 22 | 1u << 20)); /* AMX, IBT */
-	assert_int_equal(r7.eax, 0);
+	assert_int_equal(r7.eax, 2);
+	assert_int_equal(id(f, 7, 1).eax | id(f, 7, 1).edx, 0);
+	assert_int_equal(id(f, 7, 2).edx, 1 << 4); /* BHI_CTRL */
+	assert_int_equal(id(f, 7, 3).edx, 0);
 	assert_false(id(f, 0xd, 1).eax & ~2u); /* XSAVEC alone */
 	for (unsigned i = 0; i < FEAT_NR; i++)
 		if (i == FEAT_SMAP || i == FEAT_AVX512 || i == FEAT_MONITOR ||

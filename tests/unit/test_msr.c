@@ -131,7 +131,8 @@ static void linux_reads(void **state)
 	wr_gp(MSR_ARCH_CAPS, caps);
 	wr(MSR_SPEC_CTRL, 1);
 	assert_int_equal(rd(f, MSR_SPEC_CTRL), 1);
-	wr_gp(MSR_SPEC_CTRL, 1 << 10);
+	wr(MSR_SPEC_CTRL, 0x401); /* BHI_DIS_S: CPUID 7.2 shows it */
+	wr_gp(MSR_SPEC_CTRL, 1 << 3);
 	wr(MSR_PRED_CMD, 1);
 	wr_gp(MSR_PRED_CMD, 2);
 	assert_exc(cpu_rdmsr(f->v, MSR_PRED_CMD, &caps), EXC_GP, 0);

@@ -6,7 +6,9 @@
  * leaves out what translation would pay dearly for: an Intel Sapphire Rapids
  * (06-8F-08), not affected by Meltdown, L1TF, MDS and so on, with enhanced
  * IBRS: Linux then uses neither page-table isolation, nor retpolines, nor
- * return thunks. No SMAP (STAC/CLAC would be mode changes), no AVX-512, AMX,
+ * return thunks. BHI_CTRL (7.2:EDX) is there because without it, whatever
+ * BHI_NO says, Linux clears the branch history in a loop at each system call.
+ * No SMAP (STAC/CLAC would be mode changes), no AVX-512, AMX,
  * PKU, 5-level paging, TSX, VMX, MONITOR, CET, PMU, XSAVEOPT or XSAVES. One
  * thread.
  *
@@ -40,8 +42,8 @@
 
 /* ---- the feature table ---- */
 
-enum word { W1_ECX, W1_EDX, W7_EBX, W7_ECX, W7_EDX, WD1_EAX, WX1_ECX, WX1_EDX,
-	    NR_WORDS };
+enum word { W1_ECX, W1_EDX, W7_EBX, W7_ECX, W7_EDX, W72_EDX, WD1_EAX, WX1_ECX,
+	    WX1_EDX, NR_WORDS };
 enum source { HOST, OURS };
 
 static const struct {
@@ -50,7 +52,8 @@ static const struct {
 } words[NR_WORDS] = {
 	[W1_ECX] = {1, 0, 2},	       [W1_EDX] = {1, 0, 3},
 	[W7_EBX] = {7, 0, 1},	       [W7_ECX] = {7, 0, 2},
-	[W7_EDX] = {7, 0, 3},	       [WD1_EAX] = {0xd, 1, 0},
+	[W7_EDX] = {7, 0, 3},	       [W72_EDX] = {7, 2, 3},
+	[WD1_EAX] = {0xd, 1, 0},
 	[WX1_ECX] = {0x80000001, 0, 2}, [WX1_EDX] = {0x80000001, 0, 3},
 };
 
@@ -124,6 +127,7 @@ static const struct {
 	{W7_EDX, 27, OURS, NONE}, /* STIBP */
 	{W7_EDX, 29, OURS, NONE}, /* ARCH_CAPABILITIES */
 	{W7_EDX, 31, OURS, NONE}, /* SSBD */
+	{W72_EDX, 4, OURS, NONE}, /* BHI_CTRL */
 	{WD1_EAX, 1, HOST, FEAT_XSAVEC},
 	{WX1_ECX, 0, HOST, NONE}, /* LAHF in 64-bit mode */
 	{WX1_ECX, 5, HOST, FEAT_LZCNT},
@@ -352,11 +356,16 @@ static void leaf_power(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 
 static void leaf_features7(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 {
-	if (sub)
-		return;
-	r->ebx = model.word[W7_EBX];
-	r->ecx = model.word[W7_ECX];
-	r->edx = model.word[W7_EDX];
+	switch (sub) {
+	case 0:
+		r->eax = 2; /* highest subleaf */
+		r->ebx = model.word[W7_EBX];
+		r->ecx = model.word[W7_ECX];
+		r->edx = model.word[W7_EDX];
+		break;
+	case 2:
+		r->edx = model.word[W72_EDX];
+	}
 }
 
 static void leaf_topology(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)

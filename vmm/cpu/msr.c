@@ -74,7 +74,8 @@ MSR_FIELD(fs_base, seg[SEG_FS].base, gva_canonical(val))
 MSR_FIELD(gs_base, seg[SEG_GS].base, gva_canonical(val))
 MSR_FIELD(kernel_gs_base, kernel_gs_base, gva_canonical(val))
 MSR_FIELD(tsc_aux, tsc_aux, !(val >> 32))
-MSR_FIELD(spec_ctrl, spec_ctrl, !(val & ~7ull)) /* IBRS, STIBP, SSBD */
+/* IBRS, STIBP, SSBD, BHI_DIS_S */
+MSR_FIELD(spec_ctrl, spec_ctrl, !(val & ~0x407ull))
 MSR_READS(misc_enable, misc_enable)
 MSR_READS(efer, efer)
 MSR_READS(pat, pat)
