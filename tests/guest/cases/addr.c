@@ -141,11 +141,7 @@ static void one(u8 **p, struct mem m, enum what w, unsigned reg, u64 place,
 	r.rflags = 2 | flags;
 	e_insn(p, insns[w].prefix, insns[w].w, 0, insns[w].op, reg, &m, true);
 	e_done(p);
-	fill();
-	if (w != LEA)
-		old = peek(off, 8);
-	else
-		old = 0;
+	old = w != LEA ? peek(off, 8) : 0;
 	a = r;
 	run(&r);
 	tried++;
@@ -177,6 +173,8 @@ static void one(u8 **p, struct mem m, enum what w, unsigned reg, u64 place,
 		CHECK_EQ(r.rflags & FL_ZF, old == *reg_n(&a, reg) ? FL_ZF : 0);
 	else if (w != LEA)
 		CHECK_EQ(peek(off, 8), old);
+	if (w != LEA)
+		memcpy(area + off, &old, 8);
 }
 
 /* Code is written in a ring of pages, so that most of it runs where something
@@ -376,7 +374,6 @@ static void moffs(void)
 		e8(&p, 0xa0 + k);
 		e64(&p, at);
 		e_done(&p);
-		fill();
 		old = peek(0x123, 8);
 		regs_kernel(&r, start);
 		a = r;
@@ -388,6 +385,7 @@ static void moffs(void)
 		want = k == 2 ? (old & ~0xffull) | (a.rax & 0xff) :
 		       k == 3 ? (old & ~0xffffull) | (a.rax & 0xffff) : old;
 		CHECK_EQ(peek(0x123, 8), want);
+		memcpy(area + 0x123, &old, 8);
 	}
 	/* with 67h: a 32-bit offset; with FS */
 	u8 *p = code;
@@ -486,6 +484,7 @@ static void straddle(void)
 int main(void)
 {
 	setup();
+	fill();
 	all_forms();
 	segments();
 	a32();

@@ -28,7 +28,7 @@ SNIP(flagflow, "cmp $5, %eax\n jmp *%r10\n ud2\n.globl ff_1\nff_1: call ff_2\n"
 	       "setl %bl\n setb %bh\n seta %cl\n jmp 9f\n"
 	       "ff_2: push %rdx\n mov (%rsp), %rdx\n pop %rdx\n jl 8f\n ret\n"
 	       "8: lea 8(%rdx), %rdx\n ret\n 9:");
-extern char ff_1[], done[];
+extern char ff_1[];
 
 static void loops_and_flags(void)
 {

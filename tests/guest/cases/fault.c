@@ -227,7 +227,6 @@ static void operand_forms(void)
 	SNIP(st_##n, "lea 1(%r9), %r9\n stc\n.globl st_" #n "_at\nst_" #n "_at: "     \
 		     body "\n inc %r14");                                     \
 	extern char st_##n##_at[]
-extern char done[];
 ST(push, "push %rax");
 ST(pushi, "push $3");
 ST(pushm, "push (%rdi)");
@@ -624,6 +623,12 @@ static void gates(void)
 SNIP(df_ld, "inc %rcx\n.globl df_ld_at\ndf_ld_at: mov (%rdi), %rax");
 SNIP(df_push, ".globl df_push_at\ndf_push_at: int $0x51");
 extern char df_ld_at[], df_push_at[];
+/* The order in which a frame is pushed is not told. */
+static bool in_frame(u64 a)
+{
+	return a >= ABSENT + 0x2000 - 48 && a < ABSENT + 0x2000;
+}
+
 static void double_fault(void)
 {
 	struct regs r, a;
@@ -651,13 +656,14 @@ static void double_fault(void)
 	set_ist(14, 1);
 	expect_fault(&r, 8, 0, df_ld_at);
 	same_regs(&a, &r, 0);
-	CHECK_EQ(read_cr2(), ABSENT + 0x2000 - 8);
+	CHECK(in_frame(read_cr2()), "cr2 %lx", read_cr2());
 	/* but INT n onto a bad stack is just a #PF, at the INT */
 	regs_kernel(&r, df_push);
 	r.rsp = ABSENT + 0x2000;
 	a = r;
 	run(&r);
-	expect_pf(&r, PF_W, df_push_at, ABSENT + 0x2000 - 8);
+	expect_fault(&r, 14, PF_W, df_push_at);
+	CHECK(in_frame(r.cr2), "cr2 %lx", r.cr2);
 	same_regs(&a, &r, 0);
 	/* and onto a non-canonical one #SS */
 	regs_kernel(&r, df_push);

@@ -185,7 +185,7 @@ static void one(u8 *p, enum sop op, unsigned sz, u8 rep, u8 seg, bool a32,
 {
 	u8 *start = p, *at = emit(&p, op, sz, rep, seg, a32);
 	struct regs r = *in, w;
-	bool done;
+	bool done, differs;
 
 	r.rip = (u64)start;
 	w = r;
@@ -204,15 +204,16 @@ static void one(u8 *p, enum sop op, unsigned sz, u8 rep, u8 seg, bool a32,
 		if (op >= CMPS)
 			w.rflags = r.rflags;
 	}
+	differs = memcmp(mem, model_mem, AREA);
 	if (!same_regs(&w, &r, 0) || r.vec != w.vec ||
-	    (r.rflags ^ w.rflags) & (FL_ARITH | FL_DF) ||
-	    memcmp(mem, model_mem, AREA))
+	    (r.rflags ^ w.rflags) & (FL_ARITH | FL_DF) || differs)
 		fail_at("string", op, "size %u rep %x seg %x a32 %d: rsi %lx rdi "
 			"%lx rcx %lx flags %lx: vec %lu flags %lx want %lx, "
 			"memory %s", sz, rep, seg, a32, in->rsi, in->rdi,
 			in->rcx, in->rflags, r.vec, r.rflags, w.rflags,
-			memcmp(mem, model_mem, AREA) ? "differs" : "same");
-	memcpy(mem, model_mem, AREA);
+			differs ? "differs" : "same");
+	if (differs)
+		memcpy(mem, model_mem, AREA);
 }
 
 static void good_runs(void)

@@ -33,7 +33,12 @@ void *memcpy(void *d, const void *s, size_t n)
 {
 	void *r = d;
 
-	asm volatile("rep movsb" : "+D"(d), "+S"(s), "+c"(n)::"memory");
+	if (!(n & 7)) {
+		n >>= 3;
+		asm volatile("rep movsq" : "+D"(d), "+S"(s), "+c"(n)::"memory");
+	} else {
+		asm volatile("rep movsb" : "+D"(d), "+S"(s), "+c"(n)::"memory");
+	}
 	return r;
 }
 
@@ -41,6 +46,9 @@ int memcmp(const void *a, const void *b, size_t n)
 {
 	const u8 *p = a, *q = b;
 
+	for (; n >= 16 && *(u64 *)p == *(u64 *)q &&
+	       ((u64 *)p)[1] == ((u64 *)q)[1]; n -= 16, p += 16, q += 16)
+		;
 	for (; n; n--, p++, q++)
 		if (*p != *q)
 			return *p - *q;

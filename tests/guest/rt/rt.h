@@ -69,6 +69,7 @@ bool expect_fault_at(const char *file, int line, const struct regs *r, u64 vec,
 bool expect_pf_at(const char *file, int line, const struct regs *r, u64 err,
 		  u64 rip, u64 cr2);
 
+extern char done[]; /* INT VEC_DONE by itself */
 /* Where QEMU's TCG is known to differ from the SDM and from the CPUs: non-
  * canonical stack accesses are #GP there, and a read-modify-write of an absent
  * page reports a read. These make the report what it should be, under TCG only. */
