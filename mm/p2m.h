@@ -124,8 +124,7 @@ int p2m_copy_in(struct p2m *p, gpa_t gpa, const void *buf, size_t len);
 void p2m_set_code(struct p2m *p, ppn_t ppn, bool code);
 bool p2m_is_code(const struct p2m *p, ppn_t ppn);
 
-/* Host bytes in use by the VM, from scratch and from counters (mm/audit.h
- * compares them). */
+/* Host bytes in use by the VM (p2m_audit compares them with a recount). */
 struct p2m_usage {
 	uint64_t private_bytes; /* blocks really allocated in the memfd */
 	uint64_t shared_bytes;	/* guest pages backed by pool frames */

@@ -91,6 +91,7 @@ static bool meet(struct share_vm *v, uint64_t ppn, const uint8_t *page,
 	struct share_stats *st = &v->h->st;
 	struct index_node *n = index_node(v->g->index, node);
 	struct share_vm *w;
+	uint64_t hint;
 
 	if (n->vm == INDEX_FRAME) {
 		if (memcmp(pool_read(v->g->pool, n->page), page, PAGE_SIZE)) {
@@ -104,7 +105,10 @@ static bool meet(struct share_vm *v, uint64_t ppn, const uint8_t *page,
 	w = v->h->vm[n->vm];
 	if (!hint_equal(w, n->page, page)) {
 		st->hint_stale++;
-		share_rec_clear(w, n->page);
+		hint = n->page;
+		share_rec_clear(w, hint);
+		if (!w->enabled) /* not stale: for when it takes part again */
+			share_todo_add(w, hint);
 		return false;
 	}
 	st->hint_matches++;
