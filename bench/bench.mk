@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+# One bench a question. RUNS=n for more or fewer rounds.
+#
+#   make bench-boot      CPU time from power-on to power-off, against QEMU TCG
+#   make bench-programs  the five programs, against native and QEMU TCG
+
+RUNS ?= 5
+bench-boot: all guest
+	BUILD=$(BUILD) bench/bench_boot.sh -n $(RUNS)
+bench-programs: all guest
+	BUILD=$(BUILD) bench/bench_programs.sh -n $(RUNS)
+.PHONY: bench-boot bench-programs
