@@ -125,6 +125,10 @@ static void board_power(void *ctx, enum power_event e, int code)
 
 /* ---- console input ---- */
 
+/* What the UART does not take waits in the board's buffer, and the descriptor is
+ * not watched meanwhile: so the buffer belongs to the I/O thread while it is
+ * empty, and to whoever holds dev_lock while it is not. */
+
 /* Under dev_lock. False: the UART is full, the rest waits. */
 static bool console_push(struct vm *vm)
 {
@@ -143,28 +147,35 @@ static void console_room(void *ctx)
 {
 	struct vm *vm = ctx;
 
-	iothread_mod_fd(vm->io, vm->cfg.console_in, EPOLLIN);
+	if (console_push(vm))
+		iothread_mod_fd(vm->io, vm->cfg.console_in, EPOLLIN);
+}
+
+/* Fills the empty buffer; false: nothing came. */
+static bool console_read(struct vm *vm)
+{
+	struct board *b = vm->board;
+	ssize_t n = read(vm->cfg.console_in, b->in, sizeof(b->in));
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	if (n <= 0) { /* the end: the machine runs on without */
+		iothread_del_fd(vm->io, vm->cfg.console_in);
+		return false;
+	}
+	b->in_len = n;
+	if (vm->cfg.console_filter)
+		b->in_len = vm->cfg.console_filter(vm->cfg.console_filter_ctx,
+						   b->in, n);
+	return true;
 }
 
 static void console_readable(void *ctx, uint32_t events)
 {
 	struct vm *vm = ctx;
-	struct board *b = vm->board;
-	ssize_t n;
 
-	if (!b->in_len) {
-		n = read(vm->cfg.console_in, b->in, sizeof(b->in));
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			return;
-		if (n <= 0) { /* the end: the machine runs on without */
-			iothread_del_fd(vm->io, vm->cfg.console_in);
-			return;
-		}
-		b->in_len = n;
-		if (vm->cfg.console_filter)
-			b->in_len = vm->cfg.console_filter(
-				vm->cfg.console_filter_ctx, b->in, n);
-	}
+	if (!console_read(vm))
+		return;
 	pthread_mutex_lock(&vm->dev_lock);
 	if (!console_push(vm))
 		iothread_mod_fd(vm->io, vm->cfg.console_in, 0);
