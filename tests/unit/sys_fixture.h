@@ -29,22 +29,37 @@
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
 
-#define GDT  0x1000ul
-#define IDT  0x2000ul
-#define TSS  0x4000ul
-#define RSP0 0x20000ul
-#define IST1 0x30000ul
-#define STACK 0x40000ul
+#define GDT	   0x1000ul
+#define IDT	   0x2000ul
+#define TSS	   0x4000ul
+#define RSP0	   0x20000ul
+#define IST1	   0x30000ul
+#define STACK	   0x40000ul
 #define USER_STACK 0x500000ul
-#define HANDLER 0x10000ul /* handler of vector n: HANDLER + 16 * n */
-#define TABLES 0x800000ul
+#define HANDLER	   0x10000ul /* handler of vector n: HANDLER + 16 * n */
+#define TABLES	   0x800000ul
 
 enum {
-	S_CODE64 = 0x08, S_DATA = 0x10, S_UCODE32 = 0x1b, S_UDATA = 0x23,
-	S_UCODE64 = 0x2b, S_CODE32 = 0x30, S_CONF64 = 0x38, S_TSS = 0x40,
-	S_LDT = 0x50, S_NPDATA = 0x60, S_RODATA = 0x68, S_XONLY = 0x70,
-	S_GATE = 0x80, S_NPCODE = 0x90, S_BADLD = 0x98, S_CODE16 = 0xa0,
-	S_DATA16 = 0xa8, S_DOWN = 0xb0, S_UCONF32 = 0xb8, S_LAST = 0xc0
+	S_CODE64 = 0x08,
+	S_DATA = 0x10,
+	S_UCODE32 = 0x1b,
+	S_UDATA = 0x23,
+	S_UCODE64 = 0x2b,
+	S_CODE32 = 0x30,
+	S_CONF64 = 0x38,
+	S_TSS = 0x40,
+	S_LDT = 0x50,
+	S_NPDATA = 0x60,
+	S_RODATA = 0x68,
+	S_XONLY = 0x70,
+	S_GATE = 0x80,
+	S_NPCODE = 0x90,
+	S_BADLD = 0x98,
+	S_CODE16 = 0xa0,
+	S_DATA16 = 0xa8,
+	S_DOWN = 0xb0,
+	S_UCONF32 = 0xb8,
+	S_LAST = 0xc0
 };
 
 struct fix {
@@ -138,7 +153,8 @@ static inline void map_page(struct fix *f, gva_t va, gpa_t pa, uint64_t bits)
 static inline uint64_t descriptor(uint32_t base, uint32_t limit, uint16_t attr)
 {
 	return (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 |
-	       (uint64_t)(attr & 0xff) << 40 | (uint64_t)(limit >> 16 & 15) << 48 |
+	       (uint64_t)(attr & 0xff) << 40 |
+	       (uint64_t)(limit >> 16 & 15) << 48 |
 	       (uint64_t)(attr >> 8 & 15) << 52 | (uint64_t)(base >> 24) << 56;
 }
 

@@ -132,10 +132,9 @@ static void interrupt(void **state)
 	v->irq_shadow = 0;
 	assert_int_equal(cpu_deliver_interrupt(v, 0xec), CPU_OK);
 	assert_handler(0xec);
-	assert_frame(f,
-		     (uint64_t[]){0x8000, S_CODE64, FL_R1 | FL_IF, STACK,
-				  S_DATA},
-		     5);
+	assert_frame(
+		f, (uint64_t[]){0x8000, S_CODE64, FL_R1 | FL_IF, STACK, S_DATA},
+		5);
 	assert_false(cpu_can_take_irq(v));
 	/* the lowest byte of the vector space: #PF's number from outside has
 	 * no error code */
@@ -647,16 +646,26 @@ static void swapgs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(same_ring),	TEST(error_code_and_trap_gate),
-		TEST(from_user),	TEST(ist),
-		TEST(interrupt),	TEST(soft_interrupts),
-		TEST(gate_checks),	TEST(fault_in_interrupt),
-		TEST(double_fault),	TEST(page_fault_twice),
-		TEST(frame_across_pages), TEST(triple_fault),
-		TEST(iret_same_ring),	TEST(iret_faults),
-		TEST(iret_to_compat_user), TEST(protected32),
-		TEST(stack_limit),	TEST(real_mode),
-		TEST(syscalls),		TEST(sysenter),
+		TEST(same_ring),
+		TEST(error_code_and_trap_gate),
+		TEST(from_user),
+		TEST(ist),
+		TEST(interrupt),
+		TEST(soft_interrupts),
+		TEST(gate_checks),
+		TEST(fault_in_interrupt),
+		TEST(double_fault),
+		TEST(page_fault_twice),
+		TEST(frame_across_pages),
+		TEST(triple_fault),
+		TEST(iret_same_ring),
+		TEST(iret_faults),
+		TEST(iret_to_compat_user),
+		TEST(protected32),
+		TEST(stack_limit),
+		TEST(real_mode),
+		TEST(syscalls),
+		TEST(sysenter),
 		TEST(swapgs),
 	};
 	return cmocka_run_group_tests_name("event", tests, NULL, NULL);

@@ -114,8 +114,7 @@ static void rights_by_ring(void **state)
 	/* reading first does not give the right to write */
 	map_page(f, VA, 0x9000, PTE_P | PTE_U);
 	assert_int_equal(mem_read(f->v, VA, &val, 8, 0), CPU_OK);
-	assert_exc(mem_write(f->v, VA, &val, 8, 0), EXC_PF,
-		   PF_P | PF_U | PF_W);
+	assert_exc(mem_write(f->v, VA, &val, 8, 0), EXC_PF, PF_P | PF_U | PF_W);
 	assert_exc(mem_read(f->v, VA, &val, 8, MEM_WRITE), EXC_PF,
 		   PF_P | PF_U | PF_W);
 }
@@ -441,13 +440,20 @@ static void physical(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(read_write),	  TEST(crossing),
-		TEST(crossing_writes_nothing), TEST(rights_by_ring),
-		TEST(canonical),	  TEST(high_half_is_not_low_half),
-		TEST(wraps_at_4g),	  TEST(flush),
-		TEST(code_pages),	  TEST(zero_then_written),
-		TEST(mmio),		  TEST(fetch),
-		TEST(smep),		  TEST(lockstep_log),
+		TEST(read_write),
+		TEST(crossing),
+		TEST(crossing_writes_nothing),
+		TEST(rights_by_ring),
+		TEST(canonical),
+		TEST(high_half_is_not_low_half),
+		TEST(wraps_at_4g),
+		TEST(flush),
+		TEST(code_pages),
+		TEST(zero_then_written),
+		TEST(mmio),
+		TEST(fetch),
+		TEST(smep),
+		TEST(lockstep_log),
 		TEST(physical),
 	};
 	return cmocka_run_group_tests_name("mem", tests, NULL, NULL);

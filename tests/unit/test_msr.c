@@ -62,9 +62,8 @@ static void spy_on(struct fix *f)
 static void canonical_ones(void **state)
 {
 	static const uint32_t n[] = {
-		MSR_FS_BASE,	  MSR_GS_BASE,	    MSR_KERNEL_GS_BASE,
-		MSR_LSTAR,	  MSR_CSTAR,	    MSR_SYSENTER_ESP,
-		MSR_SYSENTER_EIP,
+		MSR_FS_BASE, MSR_GS_BASE,      MSR_KERNEL_GS_BASE, MSR_LSTAR,
+		MSR_CSTAR,   MSR_SYSENTER_ESP, MSR_SYSENTER_EIP,
 	};
 	struct fix *f = *state;
 
@@ -91,8 +90,9 @@ static void canonical_ones(void **state)
 static void unknown_and_rights(void **state)
 {
 	static const uint32_t unknown[] = {
-		0x2, 0x140, 0x122, 0x10b, 0x1b0, 0x345, 0x38f, 0x606, 0xda0,
-		0x260, 0x210, 0x251, 0x25a, 0xc0010015, 0xc0000104, 0xffffffff,
+		0x2,   0x140,	   0x122,      0x10b,	   0x1b0, 0x345,
+		0x38f, 0x606,	   0xda0,      0x260,	   0x210, 0x251,
+		0x25a, 0xc0010015, 0xc0000104, 0xffffffff,
 	};
 	struct fix *f = *state;
 	uint64_t val;
@@ -153,8 +153,8 @@ static void memory_types(void **state)
 	/* MTRRs on, write-back, the hole below 4G uncached */
 	assert_int_equal(rd(f, 0x2ff), 0xc06);
 	assert_int_equal(rd(f, 0x200), 0xc0000000);
-	assert_true(rd(f, 0x201) == ((1ull << MMU_PHYS_BITS) - 0x40000000 +
-				     0x800));
+	assert_true(rd(f, 0x201) ==
+		    ((1ull << MMU_PHYS_BITS) - 0x40000000 + 0x800));
 	assert_int_equal(rd(f, 0x259), 0);
 	for (unsigned i = 0; i < 16; i++)
 		wr(0x200 + i, (i & 1 ? 0x800 : 6) + ((uint64_t)i << 20));
@@ -167,9 +167,9 @@ static void memory_types(void **state)
 	wr_gp(0x201, 1ull << MMU_PHYS_BITS);
 	wr_gp(0x2ff, 0xc07);
 	wr_gp(0x2ff, 1 << 12);
-	static const uint32_t fixed[] = {0x250, 0x258, 0x259, 0x268, 0x269,
-					 0x26a, 0x26b, 0x26c, 0x26d, 0x26e,
-					 0x26f};
+	static const uint32_t fixed[] = {0x250, 0x258, 0x259, 0x268,
+					 0x269, 0x26a, 0x26b, 0x26c,
+					 0x26d, 0x26e, 0x26f};
 	for (unsigned i = 0; i < ARRAY_SIZE(fixed); i++) {
 		wr(fixed[i], i & 1 ? 0x0606060606060606 : 0x0505050505050505);
 		wr_gp(fixed[i], 7);
@@ -187,7 +187,7 @@ static void efer(void **state)
 	spy_on(f);
 	wr_gp(MSR_EFER, v->efer | 1 << 12); /* SVME */
 	wr_gp(MSR_EFER, v->efer | 2);
-	wr_gp(MSR_EFER, v->efer & ~EFER_LME); /* while paging */
+	wr_gp(MSR_EFER, v->efer & ~EFER_LME);		/* while paging */
 	wr(MSR_EFER, v->efer & ~(EFER_LMA | EFER_NXE)); /* LMA is not ours */
 	assert_true(v->efer == (EFER_LME | EFER_LMA | EFER_SCE));
 	assert_int_equal(modes, 1);
@@ -238,8 +238,10 @@ static void apic_set_tpr(void *ctx, uint64_t val)
 	tpr = val;
 }
 static const struct irq_source_ops apic = {
-	.get_tpr = apic_get_tpr, .set_tpr = apic_set_tpr,
-	.rdmsr = apic_rd,	 .wrmsr = apic_wr,
+	.get_tpr = apic_get_tpr,
+	.set_tpr = apic_set_tpr,
+	.rdmsr = apic_rd,
+	.wrmsr = apic_wr,
 };
 
 static void apic_msrs(void **state)
@@ -291,7 +293,7 @@ static void kvmclock(void **state)
 	f->vm.boot_ns = ts.tv_sec * 1000000000ull + ts.tv_nsec - 5000000000ull;
 	wr(0x4b564d01, 0x9000 | 1);
 	assert_int_equal(rd(f, 0x4b564d01), 0x9001);
-	assert_int_equal(peek32(f, 0x9000) & 1, 0); /* version: even */
+	assert_int_equal(peek32(f, 0x9000) & 1, 0);    /* version: even */
 	assert_int_equal(peek64(f, 0x901d) & 0xff, 1); /* TSC_STABLE */
 	t0 = rd(f, MSR_TSC);
 	a = pvclock_ns(f, 0x9000, t0);

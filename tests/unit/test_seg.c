@@ -328,8 +328,8 @@ static void call_gate64(void **state)
 	struct vcpu *v = f->v;
 
 	long_mode(f);
-	poke64(f, GDT + S_GATE, 0x0000ec0000000000ull | 0x9000 |
-					(uint64_t)S_CODE64 << 16);
+	poke64(f, GDT + S_GATE,
+	       0x0000ec0000000000ull | 0x9000 | (uint64_t)S_CODE64 << 16);
 	poke64(f, GDT + S_GATE + 8, 0xffff8000);
 	go_user(f);
 	assert_int_equal(cpu_far_call(v, S_GATE | 3, 0x1234, 8, 0x400107),
@@ -347,8 +347,8 @@ static void call_gate64(void **state)
 	assert_int_equal(v->gpr[R_RSP], USER_STACK);
 	/* a jump may not go inwards; the gate's DPL counts */
 	assert_exc(cpu_far_jmp(v, S_GATE | 3, 0, 8), EXC_GP, S_CODE64);
-	poke64(f, GDT + S_GATE, 0x00008c0000000000ull | 0x9000 |
-					(uint64_t)S_CODE64 << 16);
+	poke64(f, GDT + S_GATE,
+	       0x00008c0000000000ull | 0x9000 | (uint64_t)S_CODE64 << 16);
 	assert_exc(cpu_far_call(v, S_GATE, 0, 8, 0), EXC_GP, S_GATE);
 }
 
@@ -359,8 +359,8 @@ static void call_gate32(void **state)
 
 	prot_mode(f);
 	/* two parameters */
-	poke64(f, GDT + S_GATE, 0x0000ec0200000000ull | 0x9000 |
-					(uint64_t)S_CODE32 << 16);
+	poke64(f, GDT + S_GATE,
+	       0x0000ec0200000000ull | 0x9000 | (uint64_t)S_CODE32 << 16);
 	v->cpl = 3;
 	v->seg[SEG_CS] = seg_of(S_UCODE32, ~0u, 0xcfb);
 	v->seg[SEG_SS] = seg_of(S_UDATA, ~0u, 0xcf3);
@@ -482,11 +482,11 @@ static void ports(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(loads64),	   TEST(loads_ss),   TEST(ldt_and_tr),
-		TEST(tables),	   TEST(linear64),   TEST(linear32),
-		TEST(linear_real), TEST(far_jumps),  TEST(lretq),
+		TEST(loads64),	       TEST(loads_ss),	TEST(ldt_and_tr),
+		TEST(tables),	       TEST(linear64),	TEST(linear32),
+		TEST(linear_real),     TEST(far_jumps), TEST(lretq),
 		TEST(far_ret_to_user), TEST(far_calls), TEST(call_gate64),
-		TEST(call_gate32), TEST(far_real),   TEST(questions),
+		TEST(call_gate32),     TEST(far_real),	TEST(questions),
 		TEST(ports),
 	};
 	return cmocka_run_group_tests_name("seg", tests, NULL, NULL);

@@ -88,11 +88,10 @@ static void probe_touches_nothing(void **state)
 	paging4(f);
 	path4(f, PTE_P, PTE_P, PTE_P, PTE_P | PTE_NX);
 	gen = p2m_gen(f->vm.p2m);
-	assert_int_equal(mmu_walk(f->v, VA,
-				  WALK_PROBE | WALK_WRITE | WALK_USER |
-					  WALK_EXEC,
-				  &w),
-			 0);
+	assert_int_equal(
+		mmu_walk(f->v, VA,
+			 WALK_PROBE | WALK_WRITE | WALK_USER | WALK_EXEC, &w),
+		0);
 	assert_true(!w.writable && !w.user && w.nx && !w.dirty && !w.accessed);
 	assert_int_equal(peek64(f, w.leaf_gpa), DATA | PTE_P | PTE_NX);
 	assert_int_equal(p2m_gen(f->vm.p2m), gen);
@@ -177,8 +176,8 @@ static void rights_matrix(void **state)
 				ok = false;
 			want = ok ? 0
 				  : WALK_FAULT | PF_P | (user ? PF_U : 0) |
-					    (kind == 1 ? PF_W : 0) |
-					    (kind == 2 ? PF_I : 0);
+					       (kind == 1 ? PF_W : 0) |
+					       (kind == 2 ? PF_I : 0);
 			got = mmu_walk(f->v, VA, acc, &w);
 			if (got != want)
 				fail_msg("combo %u how %u: %x, not %x", combo,
@@ -186,8 +185,7 @@ static void rights_matrix(void **state)
 			assert_int_equal(peek64(f, T3 + (VA >> 12 & 511) * 8) &
 						 (PTE_A | PTE_D),
 					 !ok ? 0
-					     : PTE_A |
-						       (kind == 1 ? PTE_D : 0));
+					     : PTE_A | (kind == 1 ? PTE_D : 0));
 			ok ? granted++ : denied++;
 		}
 	}
@@ -398,12 +396,18 @@ static void logged_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(no_paging),	  TEST(four_level),
-		TEST(probe_touches_nothing), TEST(not_present),
-		TEST(rights_matrix),	  TEST(nxe_off),
-		TEST(reserved4),	  TEST(large_pages),
-		TEST(pae),		  TEST(legacy32),
-		TEST(tables_outside_ram), TEST(another_root),
+		TEST(no_paging),
+		TEST(four_level),
+		TEST(probe_touches_nothing),
+		TEST(not_present),
+		TEST(rights_matrix),
+		TEST(nxe_off),
+		TEST(reserved4),
+		TEST(large_pages),
+		TEST(pae),
+		TEST(legacy32),
+		TEST(tables_outside_ram),
+		TEST(another_root),
 		TEST(logged_tables),
 	};
 	return cmocka_run_group_tests_name("walk", tests, NULL, NULL);

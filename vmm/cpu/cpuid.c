@@ -42,19 +42,29 @@
 
 /* ---- the feature table ---- */
 
-enum word { W1_ECX, W1_EDX, W7_EBX, W7_ECX, W7_EDX, W72_EDX, WD1_EAX, WX1_ECX,
-	    WX1_EDX, NR_WORDS };
+enum word {
+	W1_ECX,
+	W1_EDX,
+	W7_EBX,
+	W7_ECX,
+	W7_EDX,
+	W72_EDX,
+	WD1_EAX,
+	WX1_ECX,
+	WX1_EDX,
+	NR_WORDS
+};
 enum source { HOST, OURS };
 
 static const struct {
 	uint32_t leaf, sub;
 	unsigned reg; /* 0 = eax */
 } words[NR_WORDS] = {
-	[W1_ECX] = {1, 0, 2},	       [W1_EDX] = {1, 0, 3},
-	[W7_EBX] = {7, 0, 1},	       [W7_ECX] = {7, 0, 2},
-	[W7_EDX] = {7, 0, 3},	       [W72_EDX] = {7, 2, 3},
-	[WD1_EAX] = {0xd, 1, 0},
-	[WX1_ECX] = {0x80000001, 0, 2}, [WX1_EDX] = {0x80000001, 0, 3},
+	[W1_ECX] = {1, 0, 2},		[W1_EDX] = {1, 0, 3},
+	[W7_EBX] = {7, 0, 1},		[W7_ECX] = {7, 0, 2},
+	[W7_EDX] = {7, 0, 3},		[W72_EDX] = {7, 2, 3},
+	[WD1_EAX] = {0xd, 1, 0},	[WX1_ECX] = {0x80000001, 0, 2},
+	[WX1_EDX] = {0x80000001, 0, 3},
 };
 
 #define NONE FEAT_NR
@@ -327,8 +337,7 @@ static void leaf_features(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 }
 
 /* "Look at leaf 4" and "64-byte prefetch". */
-static void leaf_descriptors(struct vcpu *v, uint32_t sub,
-			     struct cpuid_regs *r)
+static void leaf_descriptors(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 {
 	*r = (struct cpuid_regs){0x0000ff01, 0xf0, 0, 0};
 }
@@ -339,7 +348,9 @@ static void leaf_caches(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 		uint8_t type, level; /* 1 data, 2 code, 3 unified */
 		uint16_t ways;
 		uint32_t sets;
-	} c[] = {{1, 1, 12, 64}, {2, 1, 8, 64}, {3, 2, 16, 2048},
+	} c[] = {{1, 1, 12, 64},
+		 {2, 1, 8, 64},
+		 {3, 2, 16, 2048},
 		 {3, 3, 16, 16384}};
 
 	if (sub >= ARRAY_SIZE(c))
@@ -426,9 +437,9 @@ static void leaf_mhz(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 	r->ecx = 100;
 }
 
-#define KVM_NOP_IO_DELAY	(1u << 1)
-#define KVM_CLOCKSOURCE2	(1u << 3)
-#define KVM_CLOCKSOURCE_STABLE	(1u << 24)
+#define KVM_NOP_IO_DELAY       (1u << 1)
+#define KVM_CLOCKSOURCE2       (1u << 3)
+#define KVM_CLOCKSOURCE_STABLE (1u << 24)
 
 static void leaf_hyp(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 {

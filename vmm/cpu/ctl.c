@@ -13,7 +13,7 @@
  */
 #include <string.h>
 
-#include "vmm/cpu/sys_priv.h"
+#include "vmm/cpu/protection.h"
 
 /* ---- telling the engine ---- */
 
@@ -71,8 +71,8 @@ static bool cr0_ok(struct vcpu *v, uint64_t val)
 	if (!pg_on)
 		return true;
 	if (v->efer & EFER_LME)
-		return (v->cr4 & CR4_PAE) && !(v->seg[SEG_CS].attr &
-					       SEG_ATTR_L);
+		return (v->cr4 & CR4_PAE) &&
+		       !(v->seg[SEG_CS].attr & SEG_ATTR_L);
 	return !(v->cr4 & CR4_PAE) || pdptes_ok(v, v->cr3);
 }
 

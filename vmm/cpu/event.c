@@ -21,15 +21,15 @@
  */
 #include <stdio.h>
 
-#include "vmm/cpu/sys_priv.h"
+#include "vmm/cpu/protection.h"
 
 struct event {
 	uint8_t vector;
 	bool has_error;
-	bool soft;	/* check the gate's DPL; not external */
-	bool fault;	/* a fault-class exception: RF is pushed set */
+	bool soft;  /* check the gate's DPL; not external */
+	bool fault; /* a fault-class exception: RF is pushed set */
 	uint32_t error;
-	uint64_t rip;	/* to push */
+	uint64_t rip; /* to push */
 };
 
 struct gate {
@@ -227,8 +227,8 @@ static enum cpu_status deliver_real(struct vcpu *v, const struct event *e)
 
 static enum cpu_status deliver_once(struct vcpu *v, const struct event *e)
 {
-	enum cpu_status s = cpu_is_real(v) ? deliver_real(v, e)
-					   : deliver_protected(v, e);
+	enum cpu_status s =
+		cpu_is_real(v) ? deliver_real(v, e) : deliver_protected(v, e);
 
 	if (s == CPU_OK) {
 		v->exc.pending = false;
@@ -242,21 +242,14 @@ static enum cpu_status deliver_once(struct vcpu *v, const struct event *e)
 
 enum class { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
 
-static enum class event_class(uint8_t vector)
-{
-	switch (vector) {
-	case EXC_DE:
-	case EXC_TS:
-	case EXC_NP:
-	case EXC_SS:
-	case EXC_GP:
-		return CONTRIBUTORY;
-	case EXC_PF:
-		return PAGE_FAULT;
-	case EXC_DF:
-		return DOUBLE_FAULT;
+static enum class event_class(uint8_t vector) {
+	switch (vector){
+		case EXC_DE : case EXC_TS : case EXC_NP : case EXC_SS : case
+		EXC_GP : return CONTRIBUTORY;
+		case EXC_PF : return PAGE_FAULT;
+		case EXC_DF : return DOUBLE_FAULT;
 	}
-	return BENIGN;
+return BENIGN;
 }
 
 /* Does a fault of class b while delivering class a become a double fault? */
@@ -423,8 +416,9 @@ static enum cpu_status iret_full(struct vcpu *v, const struct stack *st,
 		return s;
 	iret_commit(v, cs, rip, flags, opsize);
 	v->seg[SEG_SS] = ss;
-	mask = vcpu_code64(v) ? ~0ull
-	       : ss.attr & SEG_ATTR_DB ? 0xffffffff : 0xffff;
+	mask = vcpu_code64(v)	       ? ~0ull
+	       : ss.attr & SEG_ATTR_DB ? 0xffffffff
+				       : 0xffff;
 	v->gpr[R_RSP] = stack_merge(v->gpr[R_RSP], vals[0], mask);
 	if (v->cpl > old)
 		ret_drop_segments(v);

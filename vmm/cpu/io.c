@@ -5,7 +5,7 @@
  * In lockstep (v->mem_log) a port is not touched twice: the access answers
  * CPU_EXIT with side_effect set, as MMIO does.
  */
-#include "vmm/cpu/sys_priv.h"
+#include "vmm/cpu/protection.h"
 #include "vmm/dev/bus.h"
 #include "vmm/vm.h"
 

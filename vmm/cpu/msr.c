@@ -16,7 +16,7 @@
 #include <time.h>
 #include <x86intrin.h>
 
-#include "vmm/cpu/sys_priv.h"
+#include "vmm/cpu/protection.h"
 #include "vmm/vm.h"
 
 struct msr;
@@ -90,8 +90,8 @@ MSR_READS(kvm_system_time, kvm_system_time)
 
 static bool set_misc_enable(struct vcpu *v, uint32_t n, uint64_t val)
 {
-	v->misc_enable = (v->misc_enable & ~MISC_ENABLE_RW) |
-			 (val & MISC_ENABLE_RW);
+	v->misc_enable =
+		(v->misc_enable & ~MISC_ENABLE_RW) | (val & MISC_ENABLE_RW);
 	return true;
 }
 
@@ -208,8 +208,7 @@ static bool set_apic(struct vcpu *v, uint32_t n, uint64_t val)
 static bool get_apic_base(struct vcpu *v, uint32_t n, uint64_t *val)
 {
 	*val = v->apic_base;
-	return !v->irq || !v->irq->rdmsr ||
-	       !v->irq->rdmsr(v->irq_ctx, n, val);
+	return !v->irq || !v->irq->rdmsr || !v->irq->rdmsr(v->irq_ctx, n, val);
 }
 
 static bool set_apic_base(struct vcpu *v, uint32_t n, uint64_t val)
@@ -261,8 +260,8 @@ static bool get_mtrr_var(struct vcpu *v, uint32_t n, uint64_t *val)
 
 static bool set_mtrr_var(struct vcpu *v, uint32_t n, uint64_t val)
 {
-	uint64_t rsvd = ~((1ull << MMU_PHYS_BITS) - 1) |
-			(n & 1 ? 0x7ff : 0xf00);
+	uint64_t rsvd =
+		~((1ull << MMU_PHYS_BITS) - 1) | (n & 1 ? 0x7ff : 0xf00);
 
 	if ((val & rsvd) || (!(n & 1) && !type_ok(val & 0xff)))
 		return false;
@@ -375,8 +374,7 @@ static const struct msr msrs[] = {
 	{ONE(0xce), get_platform_info, NULL, "platform information"},
 	{ONE(0xfe), get_mtrr_cap, NULL, "MTRR capabilities"},
 	{ONE(MSR_ARCH_CAPS), get_arch_caps, NULL, "architectural capabilities"},
-	{ONE(MSR_SYSENTER_CS), get_sysenter_cs, set_sysenter_cs,
-	 "SYSENTER CS"},
+	{ONE(MSR_SYSENTER_CS), get_sysenter_cs, set_sysenter_cs, "SYSENTER CS"},
 	{ONE(MSR_SYSENTER_ESP), get_sysenter_esp, set_sysenter_esp,
 	 "SYSENTER RSP"},
 	{ONE(MSR_SYSENTER_EIP), get_sysenter_eip, set_sysenter_eip,

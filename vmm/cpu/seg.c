@@ -17,7 +17,7 @@
  */
 #include <string.h>
 
-#include "vmm/cpu/sys_priv.h"
+#include "vmm/cpu/protection.h"
 
 /* ---- addresses ---- */
 
@@ -191,8 +191,7 @@ static enum cpu_status load_null(struct vcpu *v, enum seg_reg s, uint16_t sel)
 	struct segment null = {.sel = sel};
 
 	if (s == SEG_SS) {
-		if (!vcpu_code64(v) || v->cpl == 3 ||
-		    (sel & SEL_RPL) != v->cpl)
+		if (!vcpu_code64(v) || v->cpl == 3 || (sel & SEL_RPL) != v->cpl)
 			return vcpu_raise(v, EXC_GP);
 		null.attr = v->cpl << SEG_ATTR_DPL_SHIFT;
 		v->irq_shadow = 1;
@@ -336,9 +335,8 @@ static uint64_t ss_mask(const struct segment *ss)
 
 void stack_init(struct vcpu *v, struct stack *s)
 {
-	*s = (struct stack){.ss = &v->seg[SEG_SS],
-			    .flat = vcpu_code64(v),
-			    .mask = ~0ull};
+	*s = (struct stack){
+		.ss = &v->seg[SEG_SS], .flat = vcpu_code64(v), .mask = ~0ull};
 	if (!s->flat)
 		s->mask = ss_mask(s->ss);
 	s->sp = v->gpr[R_RSP] & s->mask;
@@ -503,9 +501,9 @@ enum cpu_status tss_stack(struct vcpu *v, unsigned cpl, unsigned ist,
 static enum cpu_status check_code_target(struct vcpu *v, uint16_t sel,
 					 uint16_t attr)
 {
-	if (attr_is_conforming(attr) ? attr_dpl(attr) > v->cpl
-				     : (sel & SEL_RPL) > v->cpl ||
-					       attr_dpl(attr) != v->cpl)
+	if (attr_is_conforming(attr)
+		    ? attr_dpl(attr) > v->cpl
+		    : (sel & SEL_RPL) > v->cpl || attr_dpl(attr) != v->cpl)
 		return vcpu_raise_err(v, EXC_GP, sel_err(sel));
 	if (!(attr & SEG_ATTR_P))
 		return vcpu_raise_err(v, EXC_NP, sel_err(sel));
@@ -526,7 +524,7 @@ struct gate {
 struct far_target {
 	struct segment cs;
 	uint64_t rip;
-	unsigned cpl;	/* after the transfer */
+	unsigned cpl; /* after the transfer */
 	bool is_gate;
 	struct gate gate;
 };
@@ -638,8 +636,10 @@ static enum cpu_status resolve_far(struct vcpu *v, uint16_t sel, uint64_t off,
 	case DESC_TSS_AVL:
 		if (v->in_long_mode)
 			break;
-		return vcpu_stop(v, "hardware task switches are not built "
-				    "(far transfer to selector %04x)", sel);
+		return vcpu_stop(v,
+				 "hardware task switches are not built "
+				 "(far transfer to selector %04x)",
+				 sel);
 	}
 	return vcpu_raise_err(v, EXC_GP, sel_err(sel));
 }

@@ -4,7 +4,7 @@
  * CPU calls itself GenuineIntel): SYSCALL and SYSRET in 64-bit mode only, and
  * SYSRET faults on a non-canonical RCX while still in ring 0.
  */
-#include "vmm/cpu/sys_priv.h"
+#include "vmm/cpu/protection.h"
 
 enum cpu_status cpu_syscall(struct vcpu *v, gva_t next)
 {
@@ -67,8 +67,8 @@ enum cpu_status cpu_sysexit(struct vcpu *v, unsigned opsize)
 
 	if (cpu_is_real(v) || v->cpl || !sel)
 		return vcpu_raise(v, EXC_GP);
-	if (l && (!gva_canonical(v->gpr[R_RCX]) ||
-		  !gva_canonical(v->gpr[R_RDX])))
+	if (l &&
+	    (!gva_canonical(v->gpr[R_RCX]) || !gva_canonical(v->gpr[R_RDX])))
 		return vcpu_raise(v, EXC_GP);
 	v->rip = l ? v->gpr[R_RDX] : (uint32_t)v->gpr[R_RDX];
 	v->gpr[R_RSP] = l ? v->gpr[R_RCX] : (uint32_t)v->gpr[R_RCX];

@@ -162,10 +162,10 @@ void vcpu_reset(struct vcpu *v)
 
 static bool has_error_code(uint8_t vector)
 {
-	return vector < 32 && ((1u << vector) &
-			       (1u << EXC_DF | 1u << EXC_TS | 1u << EXC_NP |
-				1u << EXC_SS | 1u << EXC_GP | 1u << EXC_PF |
-				1u << EXC_AC));
+	return vector < 32 &&
+	       ((1u << vector) &
+		(1u << EXC_DF | 1u << EXC_TS | 1u << EXC_NP | 1u << EXC_SS |
+		 1u << EXC_GP | 1u << EXC_PF | 1u << EXC_AC));
 }
 
 enum cpu_status vcpu_raise(struct vcpu *v, uint8_t vector)
@@ -234,15 +234,16 @@ static void dump_code(struct vcpu *v, int fd)
 
 void vcpu_dump(struct vcpu *v, int fd)
 {
-	static const char gname[16][4] = {"rax", "rcx", "rdx", "rbx", "rsp",
-					  "rbp", "rsi", "rdi", "r8",  "r9",
-					  "r10", "r11", "r12", "r13", "r14",
-					  "r15"};
+	static const char gname[16][4] = {
+		"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+		"r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 	static const char *const sname[] = {"es", "cs", "ss", "ds", "fs", "gs"};
 
 	dprintf(fd, "vcpu %u: rip %016lx rflags %08lx cpl %u%s%s\n", v->id,
 		v->rip, v->rflags, v->cpl,
-		vcpu_code64(v) ? " 64-bit" : v->in_long_mode ? " compat" : "",
+		vcpu_code64(v)	  ? " 64-bit"
+		: v->in_long_mode ? " compat"
+				  : "",
 		v->halted ? " halted" : "");
 	for (unsigned i = 0; i < 16; i++)
 		dprintf(fd, "%s%-3s %016lx%s", i % 4 ? " " : "  ", gname[i],

@@ -18,8 +18,22 @@
 #include "mm/types.h"
 
 enum gpr {
-	R_RAX, R_RCX, R_RDX, R_RBX, R_RSP, R_RBP, R_RSI, R_RDI,
-	R_R8, R_R9, R_R10, R_R11, R_R12, R_R13, R_R14, R_R15
+	R_RAX,
+	R_RCX,
+	R_RDX,
+	R_RBX,
+	R_RSP,
+	R_RBP,
+	R_RSI,
+	R_RDI,
+	R_R8,
+	R_R9,
+	R_R10,
+	R_R11,
+	R_R12,
+	R_R13,
+	R_R14,
+	R_R15
 };
 enum seg_reg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, NR_SEGS };
 
@@ -32,14 +46,14 @@ struct segment {
 	uint32_t limit;
 	uint64_t base;
 };
-#define SEG_ATTR_TYPE 0x00f
-#define SEG_ATTR_S    0x010
-#define SEG_ATTR_DPL  0x060
+#define SEG_ATTR_TYPE	   0x00f
+#define SEG_ATTR_S	   0x010
+#define SEG_ATTR_DPL	   0x060
 #define SEG_ATTR_DPL_SHIFT 5
-#define SEG_ATTR_P    0x080
-#define SEG_ATTR_L    0x200
-#define SEG_ATTR_DB   0x400
-#define SEG_ATTR_G    0x800
+#define SEG_ATTR_P	   0x080
+#define SEG_ATTR_L	   0x200
+#define SEG_ATTR_DB	   0x400
+#define SEG_ATTR_G	   0x800
 
 struct dtable {
 	uint64_t base;
@@ -53,10 +67,10 @@ struct exception {
 	bool pending;
 	uint8_t vector;
 	bool has_error;
-	bool soft;	     /* INT n, INT3, INTO: DPL of the gate is checked */
+	bool soft; /* INT n, INT3, INTO: DPL of the gate is checked */
 	uint32_t error;
-	uint64_t cr2;	     /* for #PF: goes to CR2 upon delivery */
-	uint64_t dr6;	     /* for #DB: bits to set */
+	uint64_t cr2; /* for #PF: goes to CR2 upon delivery */
+	uint64_t dr6; /* for #DB: bits to set */
 };
 
 /* What functions of the system semantics answer. */
@@ -141,7 +155,8 @@ struct vcpu_arch {
 	uint64_t tsc_adjust;
 	uint64_t mtrr_def, mtrr_fixed[11], mtrr_var[16];
 	uint64_t apic_base;
-	uint64_t kvm_system_time, kvm_wall_clock; /* kvmclock MSRs, as written */
+	uint64_t kvm_system_time,
+		kvm_wall_clock; /* kvmclock MSRs, as written */
 };
 
 struct bt_vcpu;
@@ -164,10 +179,10 @@ struct vcpu {
 			const struct vcpu_ops *ops;
 			const struct irq_source_ops *irq;
 			void *irq_ctx;
-			void *fpu;		/* XSAVE area, 64-byte aligned */
+			void *fpu; /* XSAVE area, 64-byte aligned */
 			uint32_t fpu_size;
 			uint64_t host_xcr0;
-			struct bt_vcpu *bt;	/* engine's own */
+			struct bt_vcpu *bt; /* engine's own */
 			struct interp_vcpu *interp;
 			struct mem_cache *mem_cache; /* mmu/mem.c's own */
 			struct mem_log *mem_log;     /* lockstep: writes are
@@ -214,14 +229,27 @@ static inline bool vcpu_code64(const struct vcpu *v)
 
 /* CPUs whose names code uses often */
 enum {
-	EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4,
-	EXC_BR = 5, EXC_UD = 6, EXC_NM = 7, EXC_DF = 8, EXC_TS = 10,
-	EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14, EXC_MF = 16,
-	EXC_AC = 17, EXC_XM = 19
+	EXC_DE = 0,
+	EXC_DB = 1,
+	EXC_NMI = 2,
+	EXC_BP = 3,
+	EXC_OF = 4,
+	EXC_BR = 5,
+	EXC_UD = 6,
+	EXC_NM = 7,
+	EXC_DF = 8,
+	EXC_TS = 10,
+	EXC_NP = 11,
+	EXC_SS = 12,
+	EXC_GP = 13,
+	EXC_PF = 14,
+	EXC_MF = 16,
+	EXC_AC = 17,
+	EXC_XM = 19
 };
-#define PF_P 1u
-#define PF_W 2u
-#define PF_U 4u
+#define PF_P	1u
+#define PF_W	2u
+#define PF_U	4u
 #define PF_RSVD 8u
-#define PF_I 16u
+#define PF_I	16u
 #endif

@@ -38,10 +38,10 @@
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
 
-#define TLB_BITS 9
-#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_BITS    9
+#define TLB_SIZE    (1u << TLB_BITS)
 #define EPOCH_SHIFT 36 /* 48-bit addresses: 36 bits of page number */
-#define OFFSET(a) ((a) & (PAGE_SIZE - 1))
+#define OFFSET(a)   ((a) & (PAGE_SIZE - 1))
 
 enum { KIND_READ, KIND_WRITE, KIND_EXEC, NR_KINDS };
 
@@ -93,8 +93,9 @@ void mem_flush_page(struct vcpu *v, gva_t a)
 
 static unsigned acc_kind(unsigned acc)
 {
-	return acc & MEM_EXEC ? KIND_EXEC : acc & MEM_WRITE ? KIND_WRITE
-							     : KIND_READ;
+	return acc & MEM_EXEC	 ? KIND_EXEC
+	       : acc & MEM_WRITE ? KIND_WRITE
+				 : KIND_READ;
 }
 
 static bool acc_user(const struct vcpu *v, unsigned acc)
@@ -308,8 +309,10 @@ static enum cpu_status write_part(struct vcpu *v, struct tlb_entry *e,
 			return mmio_write(v, gpa, buf, len);
 		page = p2m_write(p, e->ppn, off, len);
 		if (!page)
-			return vcpu_stop(v, "out of host memory for guest "
-					    "page %lx", e->ppn.n);
+			return vcpu_stop(v,
+					 "out of host memory for guest "
+					 "page %lx",
+					 e->ppn.n);
 		e->page = p2m_is_code(p, e->ppn) ? NULL : page;
 		e->gen = p2m_gen(p);
 	}

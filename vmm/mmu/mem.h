@@ -17,12 +17,13 @@
  */
 #include "vmm/cpu/vcpu.h"
 
-#define MEM_READ   0u
-#define MEM_WRITE  1u /* also: check for write rights before a RMW */
-#define MEM_EXEC   2u
-#define MEM_SYSTEM 4u /* supervisor access whatever the CPL (descriptor tables,
+#define MEM_READ  0u
+#define MEM_WRITE 1u /* also: check for write rights before a RMW */
+#define MEM_EXEC  2u
+#define MEM_SYSTEM                                                             \
+	4u	     /* supervisor access whatever the CPL (descriptor tables,
 			 TSS, event delivery) */
-#define MEM_STACK  8u /* non-canonical gives #SS(0), not #GP(0) */
+#define MEM_STACK 8u /* non-canonical gives #SS(0), not #GP(0) */
 
 enum cpu_status mem_read(struct vcpu *v, gva_t a, void *buf, unsigned len,
 			 unsigned acc);

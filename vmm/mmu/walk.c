@@ -155,8 +155,7 @@ static bool allowed(const struct vcpu *v, unsigned access, const struct walk *w)
 		if ((access & WALK_WRITE) && !w->writable)
 			return false;
 	} else {
-		if ((access & WALK_WRITE) && !w->writable &&
-		    (v->cr0 & CR0_WP))
+		if ((access & WALK_WRITE) && !w->writable && (v->cr0 & CR0_WP))
 			return false;
 		if ((access & WALK_EXEC) && w->user && (v->cr4 & CR4_SMEP))
 			return false;

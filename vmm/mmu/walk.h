@@ -12,10 +12,11 @@
  * are reserved in paging structures, CR3 and the MTRRs. */
 #define MMU_PHYS_BITS 46
 
-#define WALK_WRITE 1u
-#define WALK_USER  2u /* a user-mode access (CPL 3) */
-#define WALK_EXEC  4u
-#define WALK_PROBE 8u /* do not set A/D and do not judge rights: what is there?
+#define WALK_WRITE    1u
+#define WALK_USER     2u /* a user-mode access (CPL 3) */
+#define WALK_EXEC     4u
+#define WALK_PROBE                                                             \
+	8u /* do not set A/D and do not judge rights: what is there?
 			 Rights are in the result. */
 
 struct walk {
@@ -27,7 +28,7 @@ struct walk {
 	bool global;	    /* G in the leaf, CR4.PGE */
 	bool dirty;	    /* D in the leaf (after this walk) */
 	bool accessed;
-	gpa_t leaf_gpa;	    /* where the leaf entry is; ~0 when no paging */
+	gpa_t leaf_gpa; /* where the leaf entry is; ~0 when no paging */
 };
 
 /* 0, or the #PF error code | WALK_FAULT. Non-canonical addresses are the

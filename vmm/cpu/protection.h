@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef SARDINE_VMM_CPU_SYS_PRIV_H
-#define SARDINE_VMM_CPU_SYS_PRIV_H
+#ifndef SARDINE_VMM_CPU_PROTECTION_H
+#define SARDINE_VMM_CPU_PROTECTION_H
 /*
- * What event.c, seg.c, syscall.c, ctl.c and io.c share: descriptors, stacks
- * that are not yet current, and the checks of a return to an outer ring. Each
- * function that can fault changes no guest state before it knows that it will
- * not (descriptor accessed bits are the SDM's own exception).
+ * The machinery of protection under sys.h, shared by seg.c, event.c, syscall.c,
+ * ctl.c, io.c and msr.c: descriptors, stacks that are not yet current, and the
+ * checks of a return to an outer ring. Each function that can fault changes no
+ * guest state before it knows that it will not (descriptor accessed bits are
+ * the SDM's own exception).
  */
 #include "vmm/cpu/sys.h"
 #include "vmm/mmu/mem.h"
@@ -69,19 +70,19 @@ static inline uint16_t cpu_pcid(const struct vcpu *v)
 /* Flat segments as SYSCALL and friends load them. */
 static inline struct segment seg_flat_code(uint16_t sel, unsigned cpl, bool l)
 {
-	return (struct segment){
-		.sel = sel,
-		.attr = SEG_ATTR_G | (l ? SEG_ATTR_L : SEG_ATTR_DB) |
-			SEG_ATTR_P | SEG_ATTR_S | cpl << SEG_ATTR_DPL_SHIFT |
-			0xb,
-		.limit = 0xffffffff};
+	return (struct segment){.sel = sel,
+				.attr = SEG_ATTR_G |
+					(l ? SEG_ATTR_L : SEG_ATTR_DB) |
+					SEG_ATTR_P | SEG_ATTR_S |
+					cpl << SEG_ATTR_DPL_SHIFT | 0xb,
+				.limit = 0xffffffff};
 }
 static inline struct segment seg_flat_data(uint16_t sel, unsigned cpl)
 {
 	return (struct segment){.sel = sel,
 				.attr = SEG_ATTR_G | SEG_ATTR_DB | SEG_ATTR_P |
-					SEG_ATTR_S |
-					cpl << SEG_ATTR_DPL_SHIFT | 0x3,
+					SEG_ATTR_S | cpl << SEG_ATTR_DPL_SHIFT |
+					0x3,
 				.limit = 0xffffffff};
 }
 
@@ -105,10 +106,10 @@ enum cpu_status seg_check_rip(struct vcpu *v, const struct segment *cs,
 struct stack {
 	const struct segment *ss;
 	uint64_t sp;
-	uint64_t mask;	/* of sp */
-	bool flat;	/* 64-bit: neither base nor limit */
-	unsigned acc;	/* MEM_SYSTEM or 0 */
-	uint32_t err;	/* of the #SS of a limit violation */
+	uint64_t mask; /* of sp */
+	bool flat;     /* 64-bit: neither base nor limit */
+	unsigned acc;  /* MEM_SYSTEM or 0 */
+	uint32_t err;  /* of the #SS of a limit violation */
 };
 void stack_init(struct vcpu *v, struct stack *s); /* the current one */
 /* vals[0] first (highest address); size 2, 4, 8 each. All or nothing. */
