@@ -236,6 +236,47 @@ static void test_pic_level(void **state)
 	assert_false(pic_pending(b->pic));
 }
 
+static void test_pic_modes(void **state)
+{
+	struct box *b = *state;
+
+	pic_program(b, 1);
+	/* a level that stays is one edge */
+	pic_set_irq(b->pic, 3, true);
+	assert_int_equal(pic_ack(b->pic), 0x23);
+	pic_set_irq(b->pic, 3, true);
+	bus_write(b->pio, 0x20, 1, 0x20);
+	assert_false(pic_pending(b->pic));
+	/* special mask: what is in service but masked holds nobody back */
+	pic_set_irq(b->pic, 3, false);
+	pic_set_irq(b->pic, 3, true);
+	assert_int_equal(pic_ack(b->pic), 0x23);
+	pic_set_irq(b->pic, 5, true);
+	assert_false(pic_pending(b->pic));
+	bus_write(b->pio, 0x21, 1, 0x08);
+	assert_false(pic_pending(b->pic));
+	bus_write(b->pio, 0x20, 1, 0x68);
+	assert_true(pic_pending(b->pic));
+	bus_write(b->pio, 0x20, 1, 0x48);
+	assert_false(pic_pending(b->pic));
+	bus_write(b->pio, 0x20, 1, 0x63); /* ends 3 */
+	assert_int_equal(pic_ack(b->pic), 0x25);
+	/* rotation: after "EOI and rotate" 5 is the lowest, 6 the highest */
+	bus_write(b->pio, 0x20, 1, 0xa0);
+	bus_write(b->pio, 0x21, 1, 0);
+	pic_set_irq(b->pic, 0, true);
+	pic_set_irq(b->pic, 6, true);
+	assert_int_equal(pic_ack(b->pic), 0x26);
+	bus_write(b->pio, 0x20, 1, 0x20);
+	assert_int_equal(pic_ack(b->pic), 0x20);
+	bus_write(b->pio, 0x20, 1, 0x20);
+	/* poll: a read is the acknowledge */
+	pic_set_irq(b->pic, 7, true);
+	bus_write(b->pio, 0x20, 1, 0x0c);
+	assert_int_equal(bus_read(b->pio, 0x20, 1), 0x87);
+	assert_false(pic_pending(b->pic));
+}
+
 static void test_pic_aeoi(void **state)
 {
 	struct box *b = *state;
@@ -256,7 +297,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(test_registers),    T(test_edge),	    T(test_level),
 		T(test_pic_probe),    T(test_pic_priority), T(test_pic_spurious),
-		T(test_pic_level),    T(test_pic_aeoi),
+		T(test_pic_level),    T(test_pic_modes),    T(test_pic_aeoi),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

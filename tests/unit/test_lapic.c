@@ -383,6 +383,16 @@ static void test_periodic(void **state)
 	/* half a period later the count shows it */
 	test_advance(&b->tc, 500 * USEC);
 	assert_int_equal(rd(b, 0x390), 12500);
+	/* late: the missed ones are one, and the next is on time */
+	test_late(&b->tc, 10 * MSEC);
+	assert_int_equal(ack(b), 0x20);
+	wr(b, 0xb0, 0);
+	assert_int_equal(ack(b), -1);
+	test_advance(&b->tc, 499 * USEC);
+	assert_int_equal(peek(b), -1);
+	test_advance(&b->tc, 2 * USEC);
+	assert_int_equal(ack(b), 0x20);
+	wr(b, 0xb0, 0);
 	/* an absurd rate is held down */
 	b->tc.fired = 0;
 	wr(b, 0x380, 1);

@@ -79,6 +79,17 @@ static void test_rate(void **state)
 	assert_int_equal(b->irq.rises, 100);
 	test_advance(&b->tc, 100 * SEC);
 	assert_in_range(b->irq.rises, 10099, 10101); /* no drift */
+	/* late ones do not shift those after */
+	for (unsigned i = 0; i < 100; i++) {
+		test_late(&b->tc, 13 * MSEC);
+		test_advance(&b->tc, 7 * MSEC);
+	}
+	test_late(&b->tc, 13 * MSEC);
+	b->irq.rises = 0;
+	test_advance(&b->tc, TICK_NS(count(b, 0) - 2));
+	assert_int_equal(b->irq.rises, 0);
+	test_advance(&b->tc, TICK_NS(4));
+	assert_int_equal(b->irq.rises, 1);
 	/* the square wave interrupts as often */
 	program(b, 0, 3, 11932);
 	b->irq.rises = 0;
