@@ -19,9 +19,8 @@
  * (REP string instructions: but for finished iterations). rip is the
  * instruction's until its handler has succeeded.
  *
- * Limits: hardware breakpoints (DR0-3) never match. MOV SS does not hold off
- * the single-step trap. The undefined flags are those of the host CPU, except
- * after BCD instructions.
+ * Limits: hardware breakpoints (DR0-3) never match. #AC is never raised. The
+ * undefined flags are those of the host CPU, except after BCD instructions.
  */
 #include "vmm/cpu/interp.h"
 
@@ -214,6 +213,9 @@ static enum cpu_status finish_flags(struct vcpu *v, const struct insn *in,
 	if ((old & FL_RF) && !by_new)
 		v->rflags &= ~FL_RF;
 	if (!(old & FL_TF) || (by_new && !(v->rflags & FL_TF)))
+		return CPU_OK;
+	/* MOV SS and POP SS hold the trap off for one instruction. */
+	if (v->irq_shadow && in->mnemonic != ZYDIS_MNEMONIC_STI)
 		return CPU_OK;
 	vcpu_raise(v, EXC_DB);
 	v->exc.dr6 = DR6_BS;

@@ -6,8 +6,9 @@
  * finished iterations in the registers and in memory.
  *
  * MOVS and STOS upwards go in pieces that lie in one page at each end, unless
- * the destination overlaps the source from above (then every element must see
- * the ones stored before). Everything else goes element by element.
+ * the destination overlaps the source from above, be it through another mapping
+ * of the same page (then every element must see the ones stored before).
+ * Everything else goes element by element.
  */
 #include "vmm/cpu/interp_priv.h"
 
@@ -75,6 +76,22 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+/* Would a piece of len bytes store into what it has yet to load? Each end lies
+ * in one page; different pages may be the same memory. */
+static bool overlaps(struct vcpu *v, gva_t src, gva_t dst, unsigned len)
+{
+	uint64_t by = (dst & (PAGE_SIZE - 1)) - (src & (PAGE_SIZE - 1));
+	struct walk a, b;
+
+	if (by == 0 || by >= len)
+		return false; /* (negative is large) */
+	if ((src ^ dst) < PAGE_SIZE)
+		return true;
+	if (mmu_walk(v, src, WALK_PROBE, &a) || mmu_walk(v, dst, WALK_PROBE, &b))
+		return true; /* will fault: by elements is exact */
+	return (a.gpa ^ b.gpa) < PAGE_SIZE;
+}
+
 /* A piece of MOVS or STOS; *done = 0 when it has to go by elements. */
 static enum cpu_status str_bulk(struct vcpu *v, const struct insn *in,
 				struct str *s, uint64_t *done)
@@ -95,7 +112,7 @@ static enum cpu_status str_bulk(struct vcpu *v, const struct insn *in,
 	if (in->cc == STR_MOVS) {
 		TRY(str_linear(v, in, in->seg, s->si, size, MEM_READ, &src));
 		n = min_u64(n, in_page(s->si, size, src));
-		if (dst > src && dst - src < n * size)
+		if (overlaps(v, src, dst, n * size))
 			return CPU_OK;
 	}
 	if (n < 2)
