@@ -16,7 +16,13 @@ for p; do
 		state=absent
 	[ "$state" = installed ] || missing="$missing $p"
 done
-[ -n "$missing" ] || exit 0
+# The guest's kernel is downloaded by apt, which needs its lists for that.
+lists=$(find /var/lib/apt/lists -name '*Packages*' 2>/dev/null | head -1)
+if [ -z "$missing" ]; then
+	[ -n "$lists" ] || [ "$(id -u)" != 0 ] || apt-get update -q >/dev/null ||
+		true
+	exit 0
+fi
 
 sudo=
 if [ "$(id -u)" != 0 ]; then
@@ -39,7 +45,8 @@ install() {
 }
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# The lists may be absent or old: try, and fetch them only when that fails.
+# The lists may be old: try, and fetch them anew only when that fails.
+[ -n "$lists" ] || run apt-get update -q >"$log" 2>&1 || true
 if ! install; then
 	run apt-get update -q >"$log" 2>&1 || true
 	if ! install; then

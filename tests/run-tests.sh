@@ -61,7 +61,9 @@ run_one() {
 	grep -aE '^ok\b.*# ?SKIP' "$log" | sed 's/^/    /'
 	[ "$bad" = 0 ] && return
 	failures+=("$prog")
-	grep -aE -A12 '^(not ok|FAIL)\b' "$log" | head -60 | sed 's/^/    /'
+	# Each failure and the comment lines that follow it.
+	awk '/^(not ok|FAIL)/ { on = 1; n++ } /^ok/ { on = 0 }
+		on && n <= 40 && ++k[n] <= 12 { print "    " $0 }' "$log"
 	[ -n "$note" ] && tail -n 25 "$log" | sed 's/^/    /'
 }
 
