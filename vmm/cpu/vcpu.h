@@ -111,7 +111,8 @@ struct vcpu_ops {
 	/* CR3 was written; bit 63 of the operand was `noflush`. A flush, when
 	 * due, has been told by tlb_flush(TLB_FLUSH_PCID) before. */
 	void (*cr3_written)(struct vcpu *v, bool noflush);
-	/* Paging or protection mode bits changed: CR0.PG/WP/PE, CR4, EFER. */
+	/* Mode bits changed: CR0 (all but CD and NW), CR4, EFER, XCR0, the TSC
+	 * offset, or everything by reset. */
 	void (*mode_changed)(struct vcpu *v);
 	/* Make a running engine come back soon. Any thread. */
 	void (*kick)(struct vcpu *v);
