@@ -8,6 +8,7 @@
 
 #include "tests/unit/boot_util.h"
 #include "vmm/boot/boot_priv.h"
+#include "vmm/boot/lz4.h"
 #include "vmm/mmu/walk.h"
 #include "vmm/x86/regs.h"
 
@@ -473,6 +474,150 @@ static void test_bad_elf(void **state)
 	BAD((*phdr(2) = *phdr(0), ehdr()->e_phnum = 3), ENOMEM, "does not fit");
 }
 
+/* ---- a bzImage that must be unpacked here ---- */
+
+/* What lz4_block makes of a block in hex, or -1; the output in out. */
+static long unlz4(const char *hexes, uint8_t *out, size_t cap)
+{
+	uint8_t in[64], *exact, *room;
+	size_t n = strlen(hexes) / 2;
+	long r;
+
+	for (size_t i = 0; i < n; i++)
+		sscanf(hexes + 2 * i, "%2hhx", &in[i]);
+	/* Exact sizes: the sanitizer build sees any byte too many. */
+	exact = malloc(n ? n : 1);
+	room = malloc(cap ? cap : 1);
+	memcpy(exact, in, n);
+	r = lz4_block(exact, n, room, cap);
+	assert_true(r <= (long)cap);
+	if (r > 0)
+		memcpy(out, room, r);
+	free(exact);
+	free(room);
+	return r;
+}
+
+static void test_lz4(void **state)
+{
+	uint8_t out[600];
+
+	assert_int_equal(unlz4("30616263", out, 3), 3);
+	assert_memory_equal(out, "abc", 3);
+	/* overlapping match: "ab" and 6 more, then "c" */
+	assert_int_equal(unlz4("226162020010" "63", out, 9), 9);
+	assert_memory_equal(out, "abababab" "c", 9);
+	/* long lengths: 1 literal, match of 4 + 15 + 255 + 5, one literal */
+	assert_int_equal(unlz4("1f7a0100ff0510" "79", out, 281), 281);
+	for (int i = 0; i < 280; i++)
+		assert_int_equal(out[i], 'z');
+	assert_int_equal(out[280], 'y');
+	/* Does not fit; cut short; offset of 0 or too far; no last literals */
+	assert_int_equal(unlz4("30616263", out, 2), -1);
+	assert_int_equal(unlz4("226162020010" "63", out, 8), -1);
+	assert_int_equal(unlz4("306162", out, 9), -1);
+	assert_int_equal(unlz4("2261620200", out, 99), -1);
+	assert_int_equal(unlz4("22616202", out, 99), -1);
+	assert_int_equal(unlz4("226162000010" "63", out, 99), -1);
+	assert_int_equal(unlz4("226162030010" "63", out, 99), -1);
+	assert_int_equal(unlz4("f0ffffff", out, 99), -1);
+	assert_int_equal(unlz4("", out, 99), -1);
+}
+
+/* image: a bzImage whose payload is the PVH test's ELF file, in two blocks of
+ * literals, moved to [1 MiB, ...). Answers the file's length. */
+static size_t make_packed(uint32_t init_size)
+{
+	uint8_t *p;
+	size_t half = sizeof(elf) / 2;
+
+	make_pvh();
+	ehdr()->e_entry = 0xffffffff81000010;
+	make_bzimage(init_size);
+	p = image + HEAD_BYTES + 0x400;
+	put32(p, LZ4_LEGACY_MAGIC);
+	p += 4;
+	for (int i = 0; i < 2; i++) {
+		uint8_t *len = p, *start = p + 4;
+		size_t n = half - 15;
+
+		p = start;
+		*p++ = 0xf0;
+		for (; n >= 255; n -= 255)
+			*p++ = 255;
+		*p++ = n;
+		memcpy(p, elf + i * half, half);
+		p += half;
+		put32(len, p - start);
+	}
+	put32(p, sizeof(elf));
+	p += 4;
+	put32(image + 0x248, 0x400);
+	put32(image + 0x24c, p - (image + HEAD_BYTES + 0x400));
+	return IMAGE_SIZE;
+}
+
+static void test_unpacked(void **state)
+{
+	struct machine m;
+	gpa_t zp, rd;
+
+	put_file("packed", image, make_packed(20 * MIB));
+	put_file("elf", elf, sizeof(elf));
+	put_pattern("initrd", 3 * MIB, 5);
+	machine_init(&m, 20 * MIB, "packed", "initrd", "small");
+	assert_int_equal(machine_boot(&m), 0);
+	assert_true(m.vm.vcpu->in_long_mode);
+	assert_int_equal(m.vm.vcpu->rip, PVH_LOAD + 0x10);
+	check_copy(&m, PVH_LOAD, "elf", 0x1000, 0x2000);
+	check_zero(&m, PVH_LOAD + 0x2000, PVH_MEM - 0x2000);
+	zp = m.vm.vcpu->gpr[R_RSI];
+	assert_int_equal(guest32(&m, zp + 0x202), 0x53726448);
+	rd = guest32(&m, zp + 0x218);
+	assert_true(rd >= PVH_LOAD + PVH_MEM);
+	check_copy(&m, rd, "initrd", 0, 3 * MIB);
+	machine_fini(&m);
+	/* With room for the decompressor, it is the guest's business. */
+	machine_init(&m, 64 * MIB, "packed", NULL, "");
+	assert_int_equal(machine_boot(&m), 0);
+	assert_int_equal(m.vm.vcpu->rip, 16 * MIB + 0x200);
+	machine_fini(&m);
+}
+
+static void test_bad_packed(void **state)
+{
+	static const struct {
+		unsigned off;
+		uint32_t val;
+	} bad[] = {
+		{0x248, 0x401},			   /* magic elsewhere */
+		{0x248, 0xfffffff0},		   /* outside */
+		{0x24c, 11},	       {0x24c, 0xffffffff},
+		{0x24c, 0x1000},		   /* cut short */
+		{HEAD_BYTES + 0x400, 0},	   /* not LZ4 */
+		{HEAD_BYTES + 0x404, 0xffffffff},  /* a block too long */
+		{HEAD_BYTES + 0x404, 0},
+		{HEAD_BYTES + 0x480, 0},	   /* the ELF header broken */
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		size_t n = make_packed(20 * MIB);
+
+		if (i == ARRAY_SIZE(bad) - 1)
+			memset(image + HEAD_BYTES + 0x408, 0xee, 200);
+		put32(image + bad[i].off, bad[i].val);
+		put_file("packed", image, n);
+		refuse("packed", NULL, 20 * MIB, "", ENOMEM, "--mem 38M");
+	}
+	/* The segments themselves do not fit. */
+	make_packed(20 * MIB);
+	for (size_t i = HEAD_BYTES; i + 8 < IMAGE_SIZE; i++)
+		if (get64(image + i) == PVH_MEM)
+			put64(image + i, 64 * MIB);
+	put_file("packed", image, IMAGE_SIZE);
+	refuse("packed", NULL, 20 * MIB, "", ENOMEM, "--mem 38M");
+}
+
 static void test_tiny_memory(void **state)
 {
 	put_bzimage("bz", MIB);
@@ -512,6 +657,7 @@ static void test_mutations(void **state)
 	mutate("mbz", image, HEAD_BYTES + 4096, 0x270, 300);
 	put32(image + 0x1f4, 4096 / 16);
 	mutate("mbz", image, HEAD_BYTES + 4096, 0x270, 1000);
+	mutate("mpk", image, make_packed(60 * MIB), HEAD_BYTES + 0x600, 300);
 	make_pvh();
 	mutate("melf", elf, sizeof(elf), 64 + 2 * 56, 1000);
 	memcpy(elf + 0xb0, elf + 0x800, 44); /* notes within the hot bytes */
@@ -532,6 +678,9 @@ int main(void)
 		cmocka_unit_test(test_pvh),
 		cmocka_unit_test(test_pvh_note_forms),
 		cmocka_unit_test(test_bad_elf),
+		cmocka_unit_test(test_lz4),
+		cmocka_unit_test(test_unpacked),
+		cmocka_unit_test(test_bad_packed),
 		cmocka_unit_test(test_tiny_memory),
 		cmocka_unit_test(test_mutations),
 	};

@@ -28,6 +28,7 @@
 struct boot_file {
 	const char *path;
 	int fd; /* -1: there is none */
+	const uint8_t *mem; /* the bytes themselves, when not in a file */
 	bool borrowed; /* of vm->cfg: not ours to close */
 	uint64_t size;
 };
@@ -90,6 +91,8 @@ bool boot_take(struct boot_ctx *c, uint64_t start, uint64_t len);
 gpa_t boot_alloc_low(struct boot_ctx *c, uint64_t len);
 gpa_t boot_alloc_top(struct boot_ctx *c, uint64_t len, uint64_t limit);
 gpa_t boot_alloc_from(struct boot_ctx *c, uint64_t start, uint64_t len);
+/* Take what is free in [start, end). */
+bool boot_take_rest(struct boot_ctx *c, uint64_t start, uint64_t end);
 /* Bytes in; 0 or boot_fail. */
 int boot_write(struct boot_ctx *c, gpa_t gpa, const void *buf, size_t len);
 /* Make it all zeroes, without touching pages that are zero already. */
@@ -124,7 +127,8 @@ int pvh_load(struct boot_ctx *c);
 struct elf_image {
 	bool is64;
 	uint64_t entry;	      /* e_entry */
-	uint64_t phys_end;    /* one past the highest byte loaded */
+	uint64_t phys_start;  /* lowest byte loaded */
+	uint64_t phys_end;    /* one past the highest */
 	uint64_t entry_phys;  /* e_entry, by the segment that holds it */
 	bool has_pvh;
 	uint64_t pvh_entry;   /* physical */

@@ -194,13 +194,18 @@ int elf_load(struct boot_ctx *c, struct elf_image *e)
 	struct phdr p;
 	int r = 0;
 
+	e->phys_start = ~0ull;
 	for (unsigned i = 0; i < phdr_count(c) && !r; i++) {
 		r = read_phdr(c, i, &p);
 		if (r || p.type != PT_LOAD || !p.memsz)
 			continue;
 		r = load_segment(c, &p);
-		if (!r && p.paddr + p.memsz > e->phys_end)
+		if (r)
+			break;
+		if (p.paddr + p.memsz > e->phys_end)
 			e->phys_end = p.paddr + p.memsz;
+		if (p.paddr < e->phys_start)
+			e->phys_start = p.paddr;
 	}
 	return r;
 }

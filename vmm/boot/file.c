@@ -88,6 +88,10 @@ int boot_file_read(struct boot_ctx *c, const struct boot_file *f, uint64_t off,
 
 	if (off > f->size || len > f->size - off)
 		goto truncated;
+	if (f->mem) {
+		memcpy(buf, f->mem + off, len);
+		return 0;
+	}
 	while (len) {
 		ssize_t n = pread(f->fd, p, len, off);
 

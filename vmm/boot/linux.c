@@ -11,11 +11,20 @@
  * is loaded there, and nothing else may lie in that range. The initrd goes to
  * the top of memory where KASLR leaves it alone, or, in a small guest, below
  * the kernel.
+ *
+ * A guest may be too small for the decompressor and yet large enough for the
+ * kernel: Debian's 6.1 cloud kernel runs in [16, 62) MiB, but what its
+ * decompressor writes (the ELF file with its relocations) ends at 67.5 MiB.
+ * Then we unpack the payload, if it is LZ4, and enter the kernel itself as its
+ * decompressor would: the same registers, no KASLR.
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
+#include "mm/base/log.h"
 #include "vmm/boot/boot_priv.h"
+#include "vmm/boot/lz4.h"
 
 /* Offsets in the file's first sectors, and in the zero page */
 #define ZP_ACPI_RSDP	0x070
@@ -37,6 +46,8 @@
 #define HDR_RELOCATABLE 0x234
 #define HDR_XLOADFLAGS	0x236
 #define HDR_CMDLINE_MAX 0x238
+#define HDR_PAYLOAD	0x248 /* offset in the protected-mode part */
+#define HDR_PAYLOAD_LEN 0x24c
 #define HDR_SETUP_DATA	0x250
 #define HDR_PREF_ADDR	0x258
 #define HDR_INIT_SIZE	0x260
@@ -49,10 +60,13 @@
 #define LOADER_UNKNOWN	0xff
 #define ENTRY_64	0x200
 
+/* A payload that unpacks to more is not a kernel. */
+#define UNPACKED_MAX (512ull << 20)
+
 struct bzimage {
 	uint64_t offset; /* of the protected-mode part in the file */
 	uint64_t size;
-	gpa_t load;
+	gpa_t load, entry;
 	uint64_t init_size;
 	uint64_t initrd_max; /* one past the highest byte it may have */
 	uint32_t cmdline_max;
@@ -107,6 +121,92 @@ static int parse(struct boot_ctx *c, struct bzimage *b)
 	return 0;
 }
 
+static int too_small(struct boot_ctx *c, const struct bzimage *b)
+{
+	return boot_fail(c, ENOMEM,
+			 "kernel %s: does not fit into %llu MiB of guest "
+			 "memory: give at least --mem %lluM", c->kernel.path,
+			 (unsigned long long)(c->low + c->high) >> 20,
+			 (unsigned long long)((b->load + b->init_size) >> 20) +
+				 2);
+}
+
+/* Load the ELF file that the payload was. */
+static int load_unpacked(struct boot_ctx *c, struct bzimage *b,
+			 const uint8_t *mem, uint64_t len)
+{
+	struct boot_file packed = c->kernel;
+	struct elf_image e;
+	int r;
+
+	c->kernel.mem = mem;
+	c->kernel.size = len;
+	memset(c->head, 0, sizeof(c->head));
+	c->head_len = len < BOOT_HEAD_MAX ? len : BOOT_HEAD_MAX;
+	memcpy(c->head, mem, c->head_len);
+	r = elf_is(c) ? elf_parse(c, &e) : -ENOEXEC;
+	/* Larger than memory even so, or not what we took it for */
+	if (r || !e.is64 || elf_load(c, &e) ||
+	    !boot_take_rest(c, e.phys_start, e.phys_end) ||
+	    e.entry_phys < e.phys_start || e.entry_phys >= e.phys_end)
+		r = -ENOMEM;
+	else
+		b->entry = e.entry_phys;
+	c->kernel = packed;
+	return r ? too_small(c, b) : 0;
+}
+
+/* The payload ends with its length when unpacked (little endian). */
+static int read_payload(struct boot_ctx *c, const struct bzimage *b,
+			uint8_t **buf, uint64_t *packed, uint64_t *unpacked)
+{
+	uint64_t off = get32(c->head + HDR_PAYLOAD);
+	uint64_t len = get32(c->head + HDR_PAYLOAD_LEN);
+	uint8_t *p;
+
+	if (len < 12 || off > b->size || len > b->size - off)
+		return too_small(c, b);
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return boot_fail(c, ENOMEM, "%s: out of memory",
+				 c->kernel.path);
+	*buf = p;
+	*packed = len;
+	if (boot_file_read(c, &c->kernel, b->offset + off, p, len))
+		return -ENOEXEC;
+	*unpacked = get32(p + len - 4);
+	if (get32(p) != LZ4_LEGACY_MAGIC || *unpacked < BOOT_HEAD_MAX ||
+	    *unpacked > UNPACKED_MAX)
+		return too_small(c, b);
+	return 0;
+}
+
+static int unpack_kernel(struct boot_ctx *c, struct bzimage *b)
+{
+	uint8_t *packed = NULL, *mem = MAP_FAILED;
+	uint64_t packed_len = 0, len = 0;
+	int r = read_payload(c, b, &packed, &packed_len, &len);
+
+	if (!r) {
+		mem = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (mem == MAP_FAILED ||
+		    !lz4_frame(packed, packed_len - 4, mem, len))
+			r = too_small(c, b);
+	}
+	if (packed)
+		munmap(packed, packed_len);
+	r = r ?: load_unpacked(c, b, mem, len);
+	if (mem != MAP_FAILED)
+		munmap(mem, len);
+	if (!r)
+		log_info("kernel %s: %llu MiB are too few for its own "
+			 "decompressor: unpacked by the loader, without KASLR",
+			 c->kernel.path, (unsigned long long)c->low >> 20);
+	return r;
+}
+
 static int place_kernel(struct boot_ctx *c, struct bzimage *b)
 {
 	uint64_t align = get32(c->head + HDR_ALIGNMENT);
@@ -122,14 +222,9 @@ static int place_kernel(struct boot_ctx *c, struct bzimage *b)
 				 "is not above 1 MiB and below 4 GiB: is the "
 				 "file damaged?", c->kernel.path,
 				 (unsigned long long)b->load);
+	b->entry = b->load + ENTRY_64;
 	if (!boot_take(c, b->load, len))
-		return boot_fail(c, ENOMEM,
-				 "kernel %s: does not fit into %llu MiB of "
-				 "guest memory: give at least --mem %lluM",
-				 c->kernel.path,
-				 (unsigned long long)(c->low + c->high) >> 20,
-				 (unsigned long long)((b->load + len) >> 20) +
-					 2);
+		return unpack_kernel(c, b);
 	return boot_file_copy_in(c, &c->kernel, b->offset, b->load, b->size);
 }
 
@@ -212,5 +307,5 @@ int linux_load(struct boot_ctx *c)
 		return boot_fail(c, ENOSPC, "%s: no room for the zero page",
 				 c->kernel.path);
 	r = boot_write(c, at, zp, sizeof(zp));
-	return r ?: boot_enter_long(c, b.load + ENTRY_64, at);
+	return r ?: boot_enter_long(c, b.entry, at);
 }

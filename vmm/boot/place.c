@@ -36,6 +36,27 @@ bool boot_take(struct boot_ctx *c, uint64_t start, uint64_t len)
 	return true;
 }
 
+bool boot_take_rest(struct boot_ctx *c, uint64_t start, uint64_t end)
+{
+	while (start < end) {
+		const struct boot_range *r = overlap(c, start, start + 1);
+		uint64_t stop = end;
+
+		if (r) {
+			start = r->end;
+			continue;
+		}
+		for (unsigned i = 0; i < c->n_taken; i++)
+			if (c->taken[i].start > start &&
+			    c->taken[i].start < stop)
+				stop = c->taken[i].start;
+		if (!boot_take(c, start, stop - start))
+			return false;
+		start = stop;
+	}
+	return true;
+}
+
 /* First fit in [start, end), upwards. */
 static gpa_t alloc_up(struct boot_ctx *c, uint64_t start, uint64_t end,
 		      uint64_t len)

@@ -101,6 +101,12 @@ int pvh_load(struct boot_ctx *c)
 				 "in any segment: is the file damaged?",
 				 c->kernel.path,
 				 (unsigned long long)e.pvh_entry);
+	/* Linux hands out the gaps between its segments as its own. */
+	if (!boot_take_rest(c, e.phys_start < BOOT_MIB ? BOOT_MIB
+						       : e.phys_start,
+			    e.phys_end))
+		return boot_fail(c, ENOEXEC, "kernel %s: has too many segments",
+				 c->kernel.path);
 	r = boot_build_gdt(c);
 	if (!r && c->initrd.fd >= 0)
 		r = place_initrd(c, &m);
