@@ -16,7 +16,7 @@
  * thread knows every byte that it wrote; it checks pages on the way, and all of
  * them at the end.
  *
- * RACE_WRITES: 8-byte writes in all (the suite: 20 million; the bar: 10^8).
+ * RACE_WRITES: 8-byte writes in all (10^8; fewer under sanitizers).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -38,6 +38,11 @@
 #include "mm/sharing/share.h"
 #include "tests/prop/prop.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#define WRITES 20000000
+#else
+#define WRITES 100000000
+#endif
 #define PAGES	256u
 #define VMS	2u
 #define THREADS 2u /* per VM */
@@ -310,7 +315,7 @@ static void check_copy(struct writer *w)
 
 static void test_race(void **state)
 {
-	uint64_t writes = prop_env("RACE_WRITES", 20000000), now = 0;
+	uint64_t writes = prop_env("RACE_WRITES", WRITES), now = 0;
 	struct sigaction sa = {.sa_sigaction = on_fault,
 			       .sa_flags = SA_SIGINFO | SA_NODEFER};
 	struct rnd r = rnd_seeded("race_sharing", 1);
