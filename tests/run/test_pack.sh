@@ -169,6 +169,9 @@ if command -v script >/dev/null; then
 else
 	skip "terminal" "script is not installed"
 fi
+timeout 30 "$SARDINE" pack -n 2 --kernel "$TINY" --mem 32M --append i \
+	--socket "$SOCK" | head -1 >/dev/null
+ok "a reader that goes away ends the run" test "${PIPESTATUS[0]}" = 0
 ok "nothing is left at the end" test "$(monitors)" = 0 -a ! -e "$SOCK" \
 	-a ! -e "$SOCK.lock"
 finish

@@ -91,7 +91,8 @@ struct pack {
 	char *events[EVENT_LINES];
 	size_t n_events;
 	uint64_t start_ns, next_ns, end_ns;
-	bool failed; /* a VM could not be started */
+	bool failed;  /* a VM could not be started */
+	bool unheard; /* standard output is gone: nobody watches */
 };
 
 static uint64_t now_ns(void)
@@ -199,13 +200,21 @@ static enum cli_status check(struct pack *p, char *const args[], char *err,
 
 /* ---- showing it ---- */
 
+/* SIGPIPE is ignored here, because it would leave the VMs behind. */
+static void flush(struct pack *p)
+{
+	fflush(stdout);
+	if (ferror(stdout))
+		p->unheard = true;
+}
+
 static void on_event(void *ctx, const char *text)
 {
 	struct pack *p = ctx;
 
 	if (!p->tty) {
 		printf("%s\n", text);
-		fflush(stdout);
+		flush(p);
 	} else if (p->n_events < EVENT_LINES) {
 		p->events[p->n_events] = strdup(text);
 		p->n_events += p->events[p->n_events] != NULL;
@@ -226,7 +235,7 @@ static void draw(struct pack *p)
 		printf("\033[%uA", p->drawn);
 	p->drawn = report_print(&r, stdout, room, "\033[K\n");
 	printf("\033[J");
-	fflush(stdout);
+	flush(p);
 	report_free(&r);
 }
 
@@ -239,7 +248,7 @@ static void say_line(struct pack *p)
 		return;
 	report_line(&r, line, sizeof(line));
 	printf("%s\n", line);
-	fflush(stdout);
+	flush(p);
 	report_free(&r);
 }
 
@@ -299,7 +308,7 @@ static void start_all(struct pack *p)
 
 static bool ended(const struct pack *p)
 {
-	return manager_signal(p->m) || !manager_alive(p->m) ||
+	return manager_signal(p->m) || p->unheard || !manager_alive(p->m) ||
 	       (p->end_ns && now_ns() >= p->end_ns);
 }
 

@@ -1,0 +1,57 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 600
+# The stock Debian kernel under bt, from power-on to power-off: with KASLR and
+# without, with little memory and with much; a shell that runs commands; resets.
+# LINUX_BOOTS (2) is how often the plain boot is repeated; issue 2 asks for 20.
+. "$(dirname "$0")/lib.sh"
+engine=${LINUX_ENGINE:-bt}
+limit=${LINUX_LIMIT:-60}
+
+linux() # MEM APPEND...
+{
+	local mem=$1
+	shift
+	run_for "$limit" "$SARDINE" run --kernel "$GUEST/vmlinuz" --mem "$mem" \
+		--initrd "$GUEST/initrd.img" --engine "$engine" --no-reboot \
+		--append "console=ttyS0 $*" --stats "$T/stats.json"
+}
+booted() { has "$T/out" 'SARDINE-GUEST: userland' && has "$T/out" 'Power down'; }
+off() # NAME MEM APPEND...
+{
+	local name=$1
+	shift
+	linux "$@"
+	ok "$name: userland, power-off, status 0" \
+		eval 'booted && is $rc 0' || {
+		echo "# status $rc"
+		tail -n 5 "$T/out" | show
+		show "$T/err"
+	}
+}
+
+[ -s "$GUEST/vmlinuz" ] || {
+	ok "the guest is built (make guest)" false
+	finish
+}
+for i in $(seq "${LINUX_BOOTS:-2}"); do
+	off "boot $i with KASLR" 128M sardine.poweroff
+done
+off "nokaslr" 128M nokaslr sardine.poweroff
+off "64 MB" 64M sardine.poweroff
+off "4 GB" 4G sardine.poweroff
+off "work of its own" 128M "sardine.run=work 1 256"
+ok "that work came out right" has "$T/out" 'done status=0'
+linux 128M sardine.reboot
+ok "reboot under --no-reboot is 3" is $rc 3
+run_for "$limit" sh -c 'printf "echo a\$((6 * 7))b; uname -sr\ncat /proc/meminfo | head -1\npoweroff -f\n" |
+	"$0" run --kernel "$1/vmlinuz" --initrd "$1/initrd.img" --engine "$2" \
+	--mem 128M --no-reboot' "$SARDINE" "$GUEST" "$engine"
+ok "a shell runs commands from the console and powers off" test $rc = 0 \
+	-a "$(grep -c '^a42b' "$T/out")" = 1 \
+	-a "$(grep -c '^Linux 6\.1\.' "$T/out")" = 1 \
+	-a "$(grep -c '^MemTotal:' "$T/out")" = 1 ||
+	{ echo "# status $rc"; tail -n 5 "$T/out" | show; show "$T/err"; }
+ok "the counters were written" test \
+	"$(jq -r .run.engine "$T/stats.json")" = "$engine"
+finish
