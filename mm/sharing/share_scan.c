@@ -112,22 +112,25 @@ static bool may_scan(const struct share_vm *v)
 	       v->out_tail - v->out_head < v->h->par.inflight * SHARE_BATCH;
 }
 
-/* Take the next page of todo at or after the cursor; ~0: none left. */
+/* The first page of todo in [from, end), or ~0. */
+static uint64_t find_todo(const struct share_vm *v, uint64_t from, uint64_t end)
+{
+	uint64_t w = from / 64, bits;
+
+	if (from >= end)
+		return ~0ull;
+	bits = v->todo[w] & ~0ull << from % 64;
+	while (!bits && ++w < (end + 63) / 64)
+		bits = v->todo[w];
+	return bits ? w * 64 + __builtin_ctzll(bits) : ~0ull;
+}
+
+/* The next page of todo at or after the cursor, going round; ~0: none. */
 static uint64_t next_todo(struct share_vm *v)
 {
-	uint64_t w = v->cursor / 64;
-	uint64_t bits = v->cursor < v->max_ppn
-				? v->todo[w] & ~0ull << v->cursor % 64
-				: 0;
+	uint64_t ppn = find_todo(v, v->cursor, v->max_ppn);
 
-	while (!bits && ++w < v->words)
-		bits = v->todo[w];
-	if (!bits) {
-		v->cursor = 0;
-		return ~0ull;
-	}
-	v->cursor = w * 64 + __builtin_ctzll(bits);
-	return v->cursor;
+	return ppn != ~0ull ? ppn : find_todo(v, 0, v->max_ppn);
 }
 
 static void todo_done(struct share_vm *v, uint64_t ppn)
