@@ -1,7 +1,8 @@
 # The stock guest: Debian's cloud kernel and an initramfs of busybox-static and
 # our programs. SPDX-License-Identifier: Apache-2.0
 #
-#   make guest      $(BUILD)/guest/{vmlinuz,initrd.img,guest}
+#   make guest          $(BUILD)/guest/{vmlinuz,initrd.img,guest}
+#   make guest-vmlinux  $(BUILD)/guest/vmlinux, out of vmlinuz
 # Packages are downloaded, never installed, into $(GUEST_DEB), which builds in
 # other directories share; what is made from them is made anew for each BUILD.
 
@@ -36,4 +37,26 @@ $(GUEST_INITRD): $(GUEST_BIN) $(GUEST)/busybox tests/guest/image/init \
 	tests/guest/mkinitrd.sh $@ $(GUEST)/busybox $(GUEST_BIN) \
 		tests/guest/image/init
 
-.PHONY: guest
+# The kernel itself, for tests of the PVH entry.
+$(GUEST)/unpack_kernel: tests/guest/unpack_kernel.c vmm/boot/lz4.c
+	@mkdir -p $(@D)
+	$(CC) -O2 -std=gnu11 -fms-extensions -D_GNU_SOURCE -I. -o $@ $^
+$(GUEST)/vmlinux: $(GUEST)/unpack_kernel $(GUEST_KERNEL)
+	$< $(GUEST_KERNEL) $@.tmp
+	@mv $@.tmp $@
+guest-vmlinux: $(GUEST)/vmlinux
+
+guest: $(GUEST)/unpack_kernel
+
+.PHONY: guest guest-vmlinux
+
+# A Multiboot image that checks its loader from inside.
+GUEST_MB := $(GUEST)/mb.elf
+$(GUEST_MB): $(wildcard tests/guest/mb/*)
+	@mkdir -p $(@D)
+	$(CC) -m32 -march=i686 -O1 -ffreestanding -fno-pic -no-pie -nostdlib \
+		-static -fno-stack-protector -fcf-protection=none \
+		-fno-asynchronous-unwind-tables -mgeneral-regs-only -Wall \
+		-Wextra -Wl,-T,tests/guest/mb/mb.ld -Wl,--build-id=none \
+		-o $@ tests/guest/mb/start.S tests/guest/mb/mb.c
+guest: $(GUEST_MB)
