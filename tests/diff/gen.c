@@ -6,7 +6,8 @@
  * keeps what is safe and deterministic. So every encoding of every instruction
  * that the filter knows turns up sooner or later.
  *
- * Memory forms: [r15+disp], [r15+r14*scale+disp], [abs32], [rip+disp].
+ * Memory forms: [r15+disp], [r15+r14*scale+disp], [abs32], [rip+disp]; in 32-bit
+ * code [ebp+disp], [ebp+ebx*scale+disp], [abs32].
  */
 #include "tests/diff/gen.h"
 
@@ -70,6 +71,29 @@ enum form { FORM_REG, FORM_BASE, FORM_BASE_INDEX, FORM_ABS, FORM_RIP };
 static bool form_b(enum form f)
 {
 	return f == FORM_BASE || f == FORM_BASE_INDEX;
+}
+
+static void add_modrm32(struct cand *c, struct rng *r, enum form f)
+{
+	unsigned reg = below(r, 8) << 3;
+
+	switch (f) {
+	case FORM_REG:
+		add(c, 0xc0 | reg | below(r, 8));
+		break;
+	case FORM_BASE: /* [ebp + disp32] */
+		add(c, 0x85 | reg);
+		add32(c, displacement(r));
+		break;
+	case FORM_BASE_INDEX: /* [ebp + ebx*s + disp32] */
+		add(c, 0x84 | reg);
+		add(c, below(r, 4) << 6 | 3 << 3 | 5);
+		add32(c, displacement(r));
+		break;
+	default:
+		add(c, 0x05 | reg);
+		add32(c, MIDDLE + displacement(r));
+	}
 }
 
 /* rip_at: linear address of the candidate's byte 0; tail: bytes that follow
@@ -166,7 +190,47 @@ static void candidate_vex(struct cand *c, struct rng *r, enum form f,
 	add_modrm(c, r, f, at, tail);
 }
 
+static void candidate_32(struct cand *c, struct rng *r, enum form f,
+			 unsigned what)
+{
+	static const uint8_t prefix[8] = {0, 0, 0, 0x66, 0x66, 0xf2, 0xf3, 0};
+	unsigned p = prefix[below(r, 8)], map = 1 + below(r, 3);
+
+	if (what < 3) { /* VEX: the extension bits must be off (ones) */
+		if (map == 1 && below(r, 2)) {
+			add(c, 0xc5);
+			add(c, 0xc0 | rnd(r));
+		} else {
+			add(c, 0xc4);
+			add(c, 0xe0 | map);
+			add(c, 0x40 | rnd(r));
+		}
+		add(c, rnd(r));
+	} else if (what < 5) {
+		add(c, 0xd8 + below(r, 8));
+	} else {
+		if (f != FORM_REG && below(r, 16) == 0)
+			add(c, 0xf0);
+		if (p)
+			add(c, p);
+		if (what >= 8)
+			add(c, 0x0f);
+		if (what == 10)
+			add(c, 0x38);
+		if (what == 11)
+			add(c, 0x3a);
+		add(c, rnd(r));
+	}
+	add_modrm32(c, r, f);
+}
+
 /* ---- the filter ---- */
+/* Registers that the code must keep. */
+static bool reserved(unsigned n, bool code32)
+{
+	return n == 4 || (code32 ? n == 3 || n == 5 : n == 14 || n == 15);
+}
+
 static bool is_gpr(ZydisRegister reg, unsigned *n)
 {
 	ZydisRegister w = ZydisRegisterGetLargestEnclosing(
@@ -189,7 +253,7 @@ static unsigned kind_of(const ZydisDecodedInstruction *i)
 	case ZYDIS_ISA_SET_MOVBE: case ZYDIS_ISA_SET_ADOX_ADCX:
 	case ZYDIS_ISA_SET_CMPXCHG16B: case ZYDIS_ISA_SET_PENTIUMREAL:
 	case ZYDIS_ISA_SET_LAHF: case ZYDIS_ISA_SET_FAT_NOP:
-	case ZYDIS_ISA_SET_PPRO:
+	case ZYDIS_ISA_SET_PPRO: case ZYDIS_ISA_SET_I286PROTECTED:
 		return GEN_INT;
 	case ZYDIS_ISA_SET_SSE: case ZYDIS_ISA_SET_SSE2:
 	case ZYDIS_ISA_SET_SSE3: case ZYDIS_ISA_SET_SSSE3:
@@ -227,6 +291,7 @@ static bool banned(const ZydisDecodedInstruction *i)
 	}
 	switch (i->mnemonic) {
 	case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_POPFD:
 	case ZYDIS_MNEMONIC_ENTER: case ZYDIS_MNEMONIC_LEAVE:
 	case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_XLAT:
 	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR:
@@ -246,6 +311,7 @@ static bool operand_ok(const ZydisDecodedInstruction *i,
 		       const ZydisDecodedOperand *o,
 		       const ZydisDecodedOperand *ops)
 {
+	bool code32 = i->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
 	unsigned n;
 
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
@@ -260,7 +326,7 @@ static bool operand_ok(const ZydisDecodedInstruction *i,
 		if (n == 4 && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
 			return i->meta.category == ZYDIS_CATEGORY_PUSH ||
 			       i->meta.category == ZYDIS_CATEGORY_POP;
-		return n != 4 && n != 14 && n != 15;
+		return !reserved(n, code32);
 	}
 	if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
 		return true;
@@ -276,18 +342,20 @@ static bool operand_ok(const ZydisDecodedInstruction *i,
 	       ops[1].type != ZYDIS_OPERAND_TYPE_REGISTER;
 }
 
+static void init_decoder(ZydisDecoder *d, bool code32)
+{
+	ZydisDecoderInit(d, code32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 :
+				     ZYDIS_MACHINE_MODE_LONG_64,
+			 code32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+}
+
 static bool acceptable(const struct cand *c, unsigned kinds, unsigned *len)
 {
-	static ZydisDecoder d;
-	static bool ready;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction i;
+	ZydisDecoder d;
 
-	if (!ready) {
-		ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64,
-				 ZYDIS_STACK_WIDTH_64);
-		ready = true;
-	}
+	init_decoder(&d, kinds & GEN_CODE32);
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, c->b, c->n, &i, ops)))
 		return false;
 	if (!(kind_of(&i) & kinds) || banned(&i))
@@ -303,26 +371,39 @@ static bool acceptable(const struct cand *c, unsigned kinds, unsigned *len)
 }
 
 /* REP and single string instructions need their registers in the arena. */
-static void string_insn(struct cand *c, struct rng *r)
+static void string_insn(struct cand *c, struct rng *r, bool code32)
 {
 	static const uint8_t op[] = {0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab,
 				     0xac, 0xad, 0xae, 0xaf};
 	static const uint8_t rep[] = {0, 0xf2, 0xf3, 0xf3};
 	unsigned p = rep[below(r, 4)];
 
-	if (below(r, 8) == 0)
+	if (!code32 && below(r, 8) == 0)
 		add(c, 0x67);
 	if (p)
 		add(c, p);
-	switch (below(r, 4)) {
+	switch (below(r, code32 ? 1 + below(r, 2) * 4 : 4)) {
 	case 0: add(c, 0x66); break;
-	case 1: add(c, 0x48); break;
+	case 1:
+		if (!code32)
+			add(c, 0x48);
+		break;
 	}
 	add(c, op[below(r, 10)]);
 }
 
-static void string_setup(struct cand *c, struct rng *r)
+static void string_setup(struct cand *c, struct rng *r, bool code32)
 {
+	if (code32) {
+		/* lea esi/edi, [ebp + disp32], a NOP before each */
+		add(c, 0x90), add(c, 0x8d), add(c, 0xb5);
+		add32(c, displacement(r));
+		add(c, 0x90), add(c, 0x8d), add(c, 0xbd);
+		add32(c, displacement(r));
+		add(c, 0xb9);
+		add32(c, below(r, 4) ? below(r, 20) : below(r, 600));
+		return;
+	}
 	/* lea rsi/rdi, [r15 + disp32]; mov ecx, imm32 */
 	add(c, 0x49), add(c, 0x8d), add(c, 0xb7), add32(c, displacement(r));
 	add(c, 0x49), add(c, 0x8d), add(c, 0xbf), add32(c, displacement(r));
@@ -337,7 +418,9 @@ static void make_candidate(struct cand *c, struct rng *r, unsigned kinds,
 	unsigned tail = tails[below(r, 4)], what = below(r, 12);
 
 	c->n = 0;
-	if ((kinds & GEN_AVX) && what < 4)
+	if (kinds & GEN_CODE32)
+		candidate_32(c, r, f, what);
+	else if ((kinds & GEN_AVX) && what < 4)
 		candidate_vex(c, r, f, at, tail);
 	else if ((kinds & GEN_X87) && what < 5)
 		candidate_x87(c, r, f, at, tail);
@@ -357,19 +440,22 @@ static void append(struct gen_code *c, const uint8_t *b, unsigned len)
 
 /* [rip+x] counts from the end of the instruction, whose length was a guess
  * when x was chosen: what misses the arena is dropped. */
-static bool rip_ok(const struct cand *c, unsigned len, uint64_t at)
+static bool rip_ok(const struct cand *c, unsigned len, uint64_t at,
+		   bool code32)
 {
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction i;
 	ZydisDecoder d;
 
-	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	init_decoder(&d, code32);
 	ZydisDecoderDecodeFull(&d, c->b, len, &i, ops);
 	for (unsigned k = 0; k < i.operand_count; k++) {
 		ZyanU64 a;
 
 		if (ops[k].type != ZYDIS_OPERAND_TYPE_MEMORY ||
 		    ops[k].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			continue;
+		if (code32 && ops[k].mem.base == ZYDIS_REGISTER_EBP)
 			continue;
 		if (ops[k].mem.base == ZYDIS_REGISTER_R15 ||
 		    ops[k].mem.base == ZYDIS_REGISTER_R15D)
@@ -392,6 +478,7 @@ void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c)
 	unsigned len;
 
 	c->n = c->len = 0;
+	c->code32 = !!(kinds & GEN_CODE32);
 	if (n >= GEN_MAX_INSNS - 4)
 		n = GEN_MAX_INSNS - 4;
 	while (c->n < n) {
@@ -399,18 +486,23 @@ void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c)
 
 		if ((kinds & GEN_STRING) && below(&r, 16) == 0) {
 			k.n = 0;
-			string_setup(&k, &r);
+			string_setup(&k, &r, c->code32);
 			append(c, k.b, 7);
 			append(c, k.b + 7, 7);
 			append(c, k.b + 14, 5);
 			k.n = 0;
-			string_insn(&k, &r);
+			string_insn(&k, &r, c->code32);
 			append(c, k.b, k.n);
 			continue;
 		}
 		make_candidate(&k, &r, kinds, at);
-		if (acceptable(&k, kinds, &len) && rip_ok(&k, len, at))
+		if (acceptable(&k, kinds, &len) && rip_ok(&k, len, at, c->code32))
 			append(c, k.b, len);
+		else
+			continue;
+		/* AAA, AAS: flags that nobody knows; TEST AL, AL hides them */
+		if (c->code32 && (k.b[len - 1] == 0x37 || k.b[len - 1] == 0x3f))
+			append(c, (const uint8_t[]){0x84, 0xc0}, 2);
 	}
 	append(c, (const uint8_t[]){0xf4}, 1);
 	c->off[c->n] = c->len;
@@ -473,15 +565,22 @@ static void fill_fpu(struct rng *r, uint8_t *f)
 	memcpy(f + 512, &bv, 8);
 }
 
-void gen_state(uint64_t seed, struct gen_state *s)
+void gen_state(uint64_t seed, unsigned kinds, struct gen_state *s)
 {
 	struct rng r = {seed * 2 + 2};
 
 	for (unsigned k = 0; k < 16; k++)
 		s->gpr[k] = interesting(&r);
+	for (unsigned k = 0; k < 16 && (kinds & GEN_CODE32); k++)
+		s->gpr[k] = k < 8 ? (uint32_t)s->gpr[k] : 0;
 	s->gpr[4] = MIDDLE + 0x4000;
-	s->gpr[14] = below(&r, 256) & (below(&r, 8) ? ~31u : ~0u);
-	s->gpr[15] = MIDDLE;
+	if (kinds & GEN_CODE32) {
+		s->gpr[5] = MIDDLE;
+		s->gpr[3] = below(&r, 256) & (below(&r, 8) ? ~31u : ~0u);
+	} else {
+		s->gpr[14] = below(&r, 256) & (below(&r, 8) ? ~31u : ~0u);
+		s->gpr[15] = MIDDLE;
+	}
 	s->rip = GEN_CODE;
 	s->rflags = 0x202 | (rnd(&r) & 0x8d5);
 	s->vector = 0;
@@ -498,7 +597,9 @@ void gen_print(const struct gen_code *c, unsigned k, char *buf, size_t len)
 	for (unsigned j = 0; j < n; j++)
 		at += snprintf(buf + at, len - at, "%02x",
 			       c->bytes[c->off[k] + j]);
-	if (ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64,
+	if (ZYAN_SUCCESS(ZydisDisassembleIntel(c->code32 ?
+					ZYDIS_MACHINE_MODE_LONG_COMPAT_32 :
+					ZYDIS_MACHINE_MODE_LONG_64,
 					       GEN_CODE + c->off[k],
 					       c->bytes + c->off[k], n, &d)))
 		snprintf(buf + at, len - at, "  %s", d.text);

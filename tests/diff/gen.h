@@ -2,14 +2,16 @@
 #ifndef SARDINE_TESTS_DIFF_GEN_H
 #define SARDINE_TESTS_DIFF_GEN_H
 /*
- * Random user-level 64-bit code, and the state it starts from: a pure function
+ * Random user-level code, 64-bit or 32-bit (for compatibility mode with flat
+ * segments), and the state it starts from: a pure function
  * of the seed, for whoever wants to run it (the CPU, interp, bt) and compare.
  *
  * The code lies at GEN_CODE and touches no memory but the arena; it has no
  * control transfers and ends with HLT (#GP at CPL 3). It may raise #DE, #MF,
  * #GP (misaligned SSE operand) before that: state and rip at the exception are
  * to be compared then. R15 (arena's middle), R14 (0..255) and RSP (in the arena)
- * are kept by the code; all other registers are free.
+ * are kept by the code; all other registers are free. In 32-bit code EBP and EBX
+ * take the places of R15 and R14.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -27,10 +29,12 @@
 #define GEN_AVX	   8u
 #define GEN_X87	   16u /* and MMX */
 #define GEN_ALL	   31u
+#define GEN_CODE32 32u /* 32-bit code; not part of ALL */
 
 struct gen_code {
 	unsigned n;	/* instructions, HLT included */
 	unsigned len;	/* bytes */
+	unsigned code32;
 	uint16_t off[GEN_MAX_INSNS + 1]; /* where each begins */
 	uint8_t bytes[GEN_CODE_SIZE];
 };
@@ -48,7 +52,7 @@ struct gen_state {
 void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c);
 /* The same code cut after k instructions (HLT there). */
 void gen_cut(const struct gen_code *c, unsigned k, struct gen_code *out);
-void gen_state(uint64_t seed, struct gen_state *s);
+void gen_state(uint64_t seed, unsigned kinds, struct gen_state *s);
 /* Text of instruction k. */
 void gen_print(const struct gen_code *c, unsigned k, char *buf, size_t len);
 /* What the comparison must not look at: fields of the image that CPUs fill in

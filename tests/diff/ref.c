@@ -2,7 +2,9 @@
 /*
  * No trampoline: a signal handler exchanges the whole context. SIGUSR1 puts
  * the guest's registers into the frame that the kernel is about to restore;
- * the exception's signal takes them out again and puts our own ones back.
+ * the exception's signal takes them out again and puts our own ones back. For
+ * 32-bit code the frame's CS is that of compatibility mode; DS and ES, which are
+ * null in a 64-bit process, are loaded before.
  */
 #include "tests/diff/ref.h"
 
@@ -17,7 +19,10 @@ static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX,
 				REG_RSP, REG_RBP, REG_RSI, REG_RDI,
 				REG_R8,	 REG_R9,  REG_R10, REG_R11,
 				REG_R12, REG_R13, REG_R14, REG_R15};
+#define USER32_CS 0x23 /* Linux's selectors */
+#define USER_DS	  0x2b
 static const struct gen_state *enter;
+static unsigned enter_code32;
 static struct gen_state *leave;
 static gregset_t own_gregs;
 static uint8_t own_fpu[GEN_FPU_BYTES];
@@ -68,6 +73,8 @@ static void on_enter(int sig, siginfo_t *si, void *uc)
 		g[greg_of[k]] = enter->gpr[k];
 	g[REG_RIP] = enter->rip;
 	g[REG_EFL] = enter->rflags;
+	if (enter_code32)
+		g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffll) | USER32_CS;
 	fpu_in(u, enter->fpu);
 	inside = 1;
 }
@@ -120,6 +127,11 @@ int ref_init(void)
 	return 0;
 }
 
+static void set_data_segments(uint16_t sel)
+{
+	asm volatile("mov %0, %%ds\n\tmov %0, %%es" ::"r"((uint32_t)sel));
+}
+
 void ref_run(const struct gen_code *c, const struct gen_state *in,
 	     struct gen_state *out)
 {
@@ -127,7 +139,10 @@ void ref_run(const struct gen_code *c, const struct gen_state *in,
 	memcpy((void *)GEN_ARENA, in->arena, GEN_ARENA_SIZE);
 	enter = in;
 	leave = out;
+	enter_code32 = c->code32;
 	install();
+	set_data_segments(c->code32 ? USER_DS : 0);
 	raise(SIGUSR1);
+	set_data_segments(0);
 	memcpy(out->arena, (void *)GEN_ARENA, GEN_ARENA_SIZE);
 }

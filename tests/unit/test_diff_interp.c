@@ -54,6 +54,10 @@ static void interp_code(struct fix *f, const struct gen_code *c,
 	unsigned steps = 0;
 
 	go_user(f);
+	if (c->code32) {
+		v->seg[SEG_CS] = seg_of(S_UCODE32, ~0u, 0xcfb);
+		v->seg[SEG_DS] = v->seg[SEG_ES] = v->seg[SEG_SS];
+	}
 	poke(f, CODE_GPA, c->bytes, c->len);
 	poke(f, ARENA_GPA, in->arena, GEN_ARENA_SIZE);
 	memcpy(v->gpr, in->gpr, sizeof(in->gpr));
@@ -167,7 +171,7 @@ static void diff(struct fix *f, unsigned kinds, unsigned insns, unsigned part)
 		const char *what;
 
 		gen_code(s, insns, kinds, &c);
-		gen_state(s, &in);
+		gen_state(s, kinds, &in);
 		what = run_both(f, &c, buf, sizeof(buf));
 		total += c.n;
 		if (what && bad++ < 40)
@@ -208,12 +212,23 @@ static void test_all(void **state)
 	diff(*state, GEN_ALL, 60, 5);
 }
 
+static void test_32(void **state)
+{
+	diff(*state, GEN_INT | GEN_STRING | GEN_CODE32, 30, 6);
+}
+
+static void test_all_32(void **state)
+{
+	diff(*state, GEN_ALL | GEN_CODE32, 40, 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_int),    cmocka_unit_test(test_string),
 		cmocka_unit_test(test_sse),    cmocka_unit_test(test_avx),
 		cmocka_unit_test(test_x87),    cmocka_unit_test(test_all),
+		cmocka_unit_test(test_32),     cmocka_unit_test(test_all_32),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

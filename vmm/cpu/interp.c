@@ -20,7 +20,7 @@
  * instruction's until its handler has succeeded.
  *
  * Limits: hardware breakpoints (DR0-3) never match. #AC is never raised. The
- * undefined flags are those of the host CPU, except after BCD instructions.
+ * undefined flags are those of the host CPU (of an AMD one after BCD).
  */
 #include "vmm/cpu/interp.h"
 

@@ -582,29 +582,28 @@ static void set_flags(struct vcpu *v, uint64_t mask, uint64_t val)
 	v->rflags = (v->rflags & ~mask) | (val & mask);
 }
 
-/* DAA, DAS: SDM vol. 2. OF is undefined and left alone. */
+/* What the manuals leave undefined here is what an AMD CPU gives: OF, and AF
+ * and CF of AAD, come from the addition or subtraction inside (SF, ZF, PF of AAA
+ * follow no rule that we know). DAA, DAS: SDM vol. 2. */
 static enum cpu_status h_daa(struct vcpu *v, const struct insn *in)
 {
 	bool sub = in->mnemonic == ZYDIS_MNEMONIC_DAS;
-	uint8_t old = v->gpr[R_RAX], al = old;
-	uint64_t fl = v->rflags, nf = 0;
+	uint8_t old = v->gpr[R_RAX], adj = 0, al;
+	uint64_t fl = v->rflags, nf = 0, inner = 0;
 
-	if ((al & 15) > 9 || (fl & FL_AF)) {
+	if ((old & 15) > 9 || (fl & FL_AF)) {
+		adj = 6;
 		nf |= FL_AF;
-		if (sub)
-			nf |= (fl & FL_CF) || old < 6 ? FL_CF : 0;
-		else
-			nf |= (fl & FL_CF) || old > 0xf9 ? FL_CF : 0;
-		al = sub ? al - 6 : al + 6;
+		if (sub && old < 6)
+			nf |= FL_CF;
 	}
 	if (old > 0x99 || (fl & FL_CF)) {
-		al = sub ? al - 0x60 : al + 0x60;
+		adj += 0x60;
 		nf |= FL_CF;
-	} else if (!sub) {
-		nf &= ~FL_CF;
 	}
+	al = sub ? sub_do_1(old, adj, &inner) : add_do_1(old, adj, &inner);
 	reg_set(v, R_RAX, 1, al);
-	set_flags(v, FL_ARITH & ~FL_OF, nf | szp_flags(al));
+	set_flags(v, FL_ARITH, nf | szp_flags(al) | (inner & FL_OF));
 	return CPU_OK;
 }
 
@@ -617,7 +616,7 @@ static enum cpu_status h_aaa(struct vcpu *v, const struct insn *in)
 		ax = in->mnemonic == ZYDIS_MNEMONIC_AAS ? ax - 0x106 :
 							  ax + 0x106;
 	reg_set(v, R_RAX, 2, ax & 0xff0f);
-	set_flags(v, FL_AF | FL_CF, adj ? FL_AF | FL_CF : 0);
+	set_flags(v, FL_ARITH, (adj ? FL_AF | FL_CF : 0) | szp_flags(ax & 15));
 	return CPU_OK;
 }
 
@@ -635,10 +634,11 @@ static enum cpu_status h_aam(struct vcpu *v, const struct insn *in)
 static enum cpu_status h_aad(struct vcpu *v, const struct insn *in)
 {
 	uint16_t ax = v->gpr[R_RAX];
-	uint8_t al = (ax & 0xff) + (ax >> 8) * (uint8_t)in->imm;
+	uint64_t fl = v->rflags;
+	uint8_t al = add_do_1(ax & 0xff, (ax >> 8) * (uint8_t)in->imm, &fl);
 
 	reg_set(v, R_RAX, 2, al);
-	set_flags(v, FL_ARITH, szp_flags(al));
+	v->rflags = fl;
 	return CPU_OK;
 }
 

@@ -866,6 +866,17 @@ static enum insn_class classify(const struct x86_insn *x,
 	}
 }
 
+/* VPINSRQ and VPEXTRQ do not turn into the narrow forms in 32-bit code, as
+ * VMOVQ does: they are undefined. */
+static bool wide_outside_64(const struct x86_insn *x)
+{
+	return x->i.machine_mode != ZYDIS_MACHINE_MODE_LONG_64 &&
+	       x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	       x->i.raw.vex.W &&
+	       (x->i.mnemonic == ZYDIS_MNEMONIC_VPINSRD ||
+		x->i.mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
+}
+
 bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
 		       const uint8_t *bytes, struct insn *in)
 {
@@ -873,7 +884,7 @@ bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
 	bool x87, full;
 
 	in->cls = classify(x, in);
-	if (in->cls == CLS_NONE)
+	if (in->cls == CLS_NONE || wide_outside_64(x))
 		return false;
 	in->align = alignment(x, in);
 	x87 = in->cls != CLS_SSE && in->cls != CLS_AVX;

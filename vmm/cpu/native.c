@@ -169,7 +169,7 @@ static void emit_vec_store(struct buf *e, unsigned n)
 /* ---- what the instruction needs ---- */
 struct needs {
 	uint32_t vec;	/* registers, a bit each */
-	bool mem, gpr_reg, gpr_rm, implicit, flags_in, flags_out;
+	bool mem, gpr_reg, gpr_rm, implicit, is4, flags_in, flags_out;
 };
 
 static bool analyse(const struct x86_insn *x, struct needs *nd)
@@ -190,6 +190,8 @@ static bool analyse(const struct x86_insn *x, struct needs *nd)
 		}
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
+		if (o->encoding == ZYDIS_OPERAND_ENCODING_IS4)
+			nd->is4 = true;
 		n = x86_vec_number(o->reg.value);
 		if (n >= 16)
 			return false;
@@ -290,6 +292,10 @@ static void emit_insn(struct buf *e, const struct x86_insn *x,
 		EMIT(e, m);
 	}
 	emit(e, b + p, i->length - p);
+	/* A register in the immediate: its high bit is ignored outside of
+	 * 64-bit mode. */
+	if (nd->is4 && i->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+		e->b[e->n - 1] &= 0x7f;
 }
 
 static void build(struct buf *e, enum native_kind kind,
