@@ -8,6 +8,7 @@
  *   w  the same, then write to every page in turn for ever
  *   o  power off (ACPI S5)		r  reset (0xcf9)
  *   t  triple fault			e  write 0x10 to port 0xf4
+ *   v  enter virtual-8086 mode, which is not built: the engine stops
  *   c  echo the console until 'q' comes, then power off
  */
 #define COM1	0x3f8
@@ -35,6 +36,8 @@ _start:
 	je	triple
 	cmp	$'e', %al
 	je	debug_exit
+	cmp	$'v', %al
+	je	v86
 	cmp	$'c', %al
 	je	echo
 	cmp	$'s', %al
@@ -75,6 +78,17 @@ debug_exit:
 	mov	$0x10, %al
 	out	%al, $0xf4
 	jmp	.
+
+v86:	push	$0			/* gs fs ds es ss esp */
+	push	$0
+	push	$0
+	push	$0
+	push	$0
+	push	$0x1000
+	push	$0x20002		/* VM */
+	push	$0
+	push	$0x1000
+	iret
 
 echo:	mov	$ready, %esi
 	call	puts

@@ -153,6 +153,12 @@ kill -INT "$manager"
 wait "$manager"
 ok "SIGINT ends the run with status 0 and the table" test $? = 0 \
 	-a "$(grep -c '^total' "$T/mout")" = 1
+run_for 30 "$SARDINE" pack -n 2 --kernel "$TINY" --mem 32M --append v86 \
+	--socket "$SOCK"
+ok "VMs that the engine stops: status 4, state error, the reason" test \
+	$rc = 4 -a "$(grep -cE '^vm[01] +error' "$T/out")" = 2 \
+	-a "$(grep -c 'stopped:.*virtual-8086' "$T/out")" = 2 ||
+	show "$T/out" "$T/err"
 # A truncated image: each VM fails with its reason, the run with status 1.
 head -c 60 "$TINY" >"$T/cut"
 run_for 30 "$SARDINE" pack -n 2 --kernel "$T/cut" --mem 32M --socket "$SOCK"
@@ -166,6 +172,14 @@ if command -v script >/dev/null; then
 		--append i --socket $SOCK --for 3" /dev/null >"$T/out" 2>&1
 	ok "on a terminal the table is redrawn in place" test $? = 0 \
 		-a "$(grep -ac $'\033\[[0-9]*A' "$T/out")" -ge 2
+	start -n 2 --append i
+	until_true 20 up 2
+	timeout 4 script -qec "timeout -s INT 3 $SARDINE top --socket $SOCK" \
+		/dev/null >"$T/out" 2>&1
+	ok "top redraws, too" test "$(grep -ac $'\033\[[0-9]*A' "$T/out")" -ge 1 \
+		-a "$(grep -acE '^vm1 +running' "$T/out")" -ge 2 || show "$T/out"
+	kill -TERM "$manager"
+	wait "$manager"
 else
 	skip "terminal" "script is not installed"
 fi

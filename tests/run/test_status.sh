@@ -23,6 +23,18 @@ statuses()
 	ok "$engine: port 0xf4 does nothing without --debug-exit" is $rc 124
 }
 
+# What is not built stops the VM, and says all that is needed to see why.
+engine_error()
+{
+	run_tiny --append v86
+	ok "$engine: an engine error is 4, with reason, rip, bytes, registers" \
+		test $rc = 4 \
+		-a "$(grep -c 'virtual-8086' "$T/err")" -ge 1 \
+		-a "$(grep -ciE '^ *rip|rip[ =]' "$T/err")" -ge 1 \
+		-a "$(grep -ciE 'rax[ =]' "$T/err")" -ge 1 \
+		-a "$(grep -ciE 'cf' "$T/err")" -ge 1 || show "$T/err"
+}
+
 # Without --no-reboot a reset loads the kernel again, confined or not: this
 # guest resets for ever, so it must still run when the time is up.
 reboots()
@@ -109,6 +121,7 @@ for engine in interp bt; do
 		continue
 	}
 	statuses
+	engine_error
 	reboots
 	stats
 	pipes
