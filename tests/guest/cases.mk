@@ -26,10 +26,11 @@ $(GCB)/%.o: $(GC)/%.S
 	$(CC) -MMD -MP -c -o $@ $<
 
 # A case is cases/NAME.c, and cases/NAME_asm.S if it exists.
+PC := %
 .SECONDEXPANSION:
 $(GC_IMAGES): $(GCB)/%.elf: $(GCB)/cases/%.o $(GC_RT) $(GC)/rt/link.ld \
-		$$(patsubst $(GC)/%.S,$(GCB)/%.o,$$(wildcard \
-		$(GC)/cases/%_asm.S))
+		$$(addprefix $(GCB)/cases/,$$(notdir $$(patsubst \
+		$$(PC).S,$$(PC).o,$$(wildcard $(GC)/cases/$$*_asm.S))))
 	ld -m elf_x86_64 -static -nostdlib -z max-page-size=4096 \
 		-z noexecstack --no-warn-rwx-segments \
 		-T $(GC)/rt/link.ld -o $@.64 $(filter %.o,$^)

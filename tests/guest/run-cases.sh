@@ -81,7 +81,7 @@ while read -r name opts; do
 	if [ ${#only[@]} -gt 0 ]; then
 		[[ " ${only[*]} " == *" $name "* ]] || continue
 	fi
-	limit=20 mem=64M
+	limit=60 mem=64M
 	for o in $opts; do
 		case $o in
 		timeout=*) limit=${o#*=} ;;
