@@ -29,6 +29,7 @@ struct fake {
 	unsigned n;
 	int send_result;
 	unsigned drops;
+	uint64_t low;
 };
 
 static struct share_host *host;
@@ -57,14 +58,18 @@ static void on_protect(void *c, ppn_t p)
 }
 static const struct p2m_listener_ops listener = {on_drop, on_protect, NULL};
 
-static void add_vm(struct fake *v, struct share_group *g)
+static void add_vm_low(struct fake *v, struct share_group *g, uint64_t low)
 {
-	struct p2m_config c = {.ram_bytes = PAGES * PAGE_SIZE, .name = "t"};
-	struct share_vm_config sc = {.ram_bytes = c.ram_bytes, .user = v};
+	struct p2m_config c = {
+		.ram_bytes = PAGES * PAGE_SIZE, .name = "t", .low_limit = low};
+	struct share_vm_config sc = {
+		.ram_bytes = c.ram_bytes, .user = v, .low_limit = low};
 	int fd;
 
 	memset(v, 0, sizeof(*v));
-	assert_int_equal(control_create(c.ram_bytes, 0, "t", &fd, &v->ctl), 0);
+	v->low = low;
+	assert_int_equal(control_create(c.ram_bytes, low, "t", &fd, &v->ctl),
+			 0);
 	close(fd);
 	c.memfd = sc.memfd = memfd_create("t", MFD_ALLOW_SEALING);
 	c.control = sc.control = v->ctl;
@@ -75,13 +80,18 @@ static void add_vm(struct fake *v, struct share_group *g)
 	close(c.memfd);
 }
 
+static void add_vm(struct fake *v, struct share_group *g)
+{
+	add_vm_low(v, g, 0);
+}
+
 static void del_vm(struct fake *v)
 {
 	if (!v->p)
 		return;
 	p2m_destroy(v->p);
 	share_vm_remove(v->sv);
-	control_unmap(v->ctl, control_bytes(PAGES * PAGE_SIZE, 0));
+	control_unmap(v->ctl, control_bytes(PAGES * PAGE_SIZE, v->low));
 	v->p = NULL;
 }
 
@@ -267,6 +277,35 @@ static void test_groups_never_mix(void **s)
 	assert_int_equal(o.oracle_bytes, 0);
 }
 
+/* RAM at 4 GiB and above, and nothing in between. */
+static void test_high_ram(void **s)
+{
+	uint64_t hi = 4ull << 18;
+	struct share_oracle o;
+
+	for (unsigned v = 0; v < 2; v++) {
+		del_vm(&vm[v]);
+		add_vm_low(&vm[v], group[0], 512 * PAGE_SIZE);
+	}
+	for (unsigned n = 0; n < 20; n++) {
+		put(0, n, 1 + n);
+		put(0, hi + n, 1 + n);
+		put(1, hi + 100 + n, 1 + n);
+	}
+	put(1, hi + 511, 0);
+	settle();
+	assert_int_equal(p2m_runs(vm[1].p), 1);
+	assert_int_equal(state(0, hi + 19), P2M_SHARED);
+	assert_int_equal(state(1, hi + 511), P2M_ZERO);
+	assert_int_equal(stats().saved_bytes, 41 * PAGE_SIZE);
+	assert_int_equal(stats().pool_runs, 3);
+	assert_int_equal(share_oracle(host, &o), 0);
+	assert_int_equal(o.oracle_bytes, 41 * PAGE_SIZE);
+	put(0, hi + 3, 0x99);
+	assert_int_equal(byte_of(1, hi + 103), 4);
+	settle();
+}
+
 static void test_pool_full(void **s)
 {
 	uint8_t page[PAGE_SIZE];
@@ -447,6 +486,7 @@ int main(void)
 		T(test_zero),
 		T(test_death),
 		T(test_groups_never_mix),
+		T(test_high_ram),
 		T(test_pool_full),
 		T(test_code_page),
 		T(test_run_limit),
