@@ -40,7 +40,7 @@ static void check_hint(struct recount *rc, struct share_vm *v, uint64_t ppn)
 
 static void check_vm(struct recount *rc, struct share_vm *v)
 {
-	uint64_t shared = 0, pending = 0, todo = 0;
+	uint64_t shared = 0, pending = 0, todo = 0, young[2] = {0};
 
 	for (uint64_t n = 0; n < v->max_ppn; n++) {
 		uint32_t r;
@@ -56,13 +56,18 @@ static void check_vm(struct recount *rc, struct share_vm *v)
 		if (rec_kind(r) == REC_HINT)
 			check_hint(rc, v, n);
 	}
-	for (uint64_t w = 0; w < v->words; w++)
+	for (uint64_t w = 0; w < v->words; w++) {
 		todo += __builtin_popcountll(v->todo[w]);
+		young[0] += __builtin_popcountll(v->young[0][w]);
+		young[1] += __builtin_popcountll(v->young[1][w]);
+	}
 	check(rc, "shared pages", v->shared, shared);
 	check(rc, "pending pages", v->pending, pending);
 	check(rc, "proposals queued and unanswered",
 	      v->out_tail - v->out_head + v->unanswered, pending);
 	check(rc, "todo pages", v->todo_pages, todo);
+	check(rc, "young pages", v->young_pages[0], young[0]);
+	check(rc, "rested pages", v->young_pages[1], young[1]);
 }
 
 static void check_frames(struct recount *rc)

@@ -45,6 +45,8 @@ static void set_params(struct share_host *h, const struct share_params *p)
 		h->par.collect_min_ns = 50000000;
 	if (!h->par.collect_max_ns)
 		h->par.collect_max_ns = 1000000000;
+	if (!h->par.settle_ns)
+		h->par.settle_ns = 250000000;
 	if (!h->par.collect_budget)
 		h->par.collect_budget = 1024;
 	if (!h->par.inflight)
@@ -211,10 +213,12 @@ static int fill_vm(struct share_vm *v, const struct share_vm_config *cfg)
 	v->released = (uint64_t *)((char *)v->ctl + off[2]);
 	v->rec_bytes = (v->max_ppn + 1) * sizeof(*v->rec);
 	v->rec = sparse(v->rec_bytes);
-	v->todo_bytes = v->words * 8;
+	v->todo_bytes = 3 * v->words * 8;
 	v->todo = sparse(v->todo_bytes);
 	if (!v->rec || !v->todo)
 		return -ENOMEM;
+	v->young[0] = v->todo + v->words;
+	v->young[1] = v->young[0] + v->words;
 	r = take_memfd(v, cfg->memfd);
 	return r ? r : take_id(v);
 }

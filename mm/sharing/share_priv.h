@@ -75,8 +75,10 @@ struct share_vm {
 	struct control *ctl;
 	uint64_t *changed, *collected, *released; /* in the control area */
 
-	uint32_t *rec; /* sparse mappings */
-	uint64_t *todo;
+	uint32_t *rec;	    /* sparse mappings */
+	uint64_t *todo;	    /* to be read now */
+	uint64_t *young[2]; /* collected; collected and rested a while */
+	uint64_t young_pages[2], aged_at;
 	size_t rec_bytes, todo_bytes;
 	uint64_t todo_pages, cursor;
 	uint64_t collected_seq, released_seq; /* as last taken */

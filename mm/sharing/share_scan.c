@@ -7,6 +7,10 @@
  * collected map, that is after it was written and then protected. So a quiet
  * VM has an empty todo, and a round over it is one comparison of two counters.
  *
+ * A page that was just collected may be written again at once; sharing it then
+ * costs a copy and wins nothing. So collected pages rest in a young map, and
+ * only those that nobody wrote for settle_ns go on to todo.
+ *
  * A step: take the news (collected and released maps, only when their counts
  * have moved), send the collects that are due, read todo pages in turn from the
  * VMs in chunks (neighbours in one pread; a hole reads as zeroes and stays a
@@ -54,7 +58,37 @@ static void on_collected(struct share_vm *v, uint64_t ppn)
 	if (rec_kind(v->rec[ppn]) == REC_HINT)
 		share_rec_clear(v, ppn);
 	v->h->st.collected_pages++;
-	share_todo_add(v, ppn);
+	if (!(v->young[0][ppn / 64] >> ppn % 64 & 1)) {
+		v->young[0][ppn / 64] |= 1ull << ppn % 64;
+		v->young_pages[0]++;
+	}
+}
+
+/* Pages that have rested go to todo, unless they are in use again; pages that
+ * were just collected begin to rest. */
+static void age(struct share_vm *v, uint64_t now)
+{
+	uint64_t *rested = v->young[1];
+
+	if (now - v->aged_at < v->h->par.settle_ns)
+		return;
+	v->aged_at = now;
+	for (uint64_t w = 0; w < v->words && v->young_pages[1]; w++) {
+		uint64_t used = rested[w] & control_get(&v->changed[w]);
+		uint64_t more = rested[w] & ~used & ~v->todo[w];
+
+		if (!rested[w])
+			continue;
+		v->h->st.skipped_changed += __builtin_popcountll(used);
+		v->todo_pages += __builtin_popcountll(more);
+		v->todo[w] |= more;
+		v->young_pages[1] -= __builtin_popcountll(rested[w]);
+		rested[w] = 0;
+	}
+	v->young[1] = v->young[0];
+	v->young[0] = rested;
+	v->young_pages[1] = v->young_pages[0];
+	v->young_pages[0] = 0;
 }
 
 /* Should a collected page still have a record, because the news of its release
@@ -217,14 +251,30 @@ static uint64_t thread_ns(void)
 	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
+/* When is there something to do for this VM, if before next? */
+static uint64_t vm_next(const struct share_vm *v, uint64_t now, uint64_t next)
+{
+	uint64_t aged = v->aged_at + v->h->par.settle_ns;
+
+	if (!v->collecting && v->collect_at < next)
+		next = v->collect_at;
+	if (v->young_pages[0] + v->young_pages[1] && aged < next)
+		next = aged;
+	if (v->out_head < v->out_tail && now + 20000000 < next)
+		next = now + 20000000; /* the socket was full */
+	return next;
+}
+
 uint64_t share_scan_step(struct share_host *h, uint32_t budget, uint64_t now)
 {
 	uint64_t begin = thread_ns(), next = now + h->par.collect_max_ns;
 	bool more;
 
 	for (uint32_t i = 0; i < h->vms; i++)
-		if (h->vm[i])
+		if (h->vm[i]) {
 			take_news(h->vm[i]);
+			age(h->vm[i], now);
+		}
 	more = scan_all(h, budget);
 	for (uint32_t i = 0; i < h->vms; i++) {
 		struct share_vm *v = h->vm[i];
@@ -233,10 +283,7 @@ uint64_t share_scan_step(struct share_host *h, uint32_t budget, uint64_t now)
 			continue;
 		share_flush(v);
 		collect_if_due(v, now);
-		if (!v->collecting && v->collect_at < next)
-			next = v->collect_at;
-		if (v->out_head < v->out_tail && now + 20000000 < next)
-			next = now + 20000000; /* the socket was full */
+		next = vm_next(v, now, next);
 	}
 	h->st.cpu_ns += thread_ns() - begin;
 	return more ? now : next;
