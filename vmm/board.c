@@ -134,8 +134,8 @@ static bool console_push(struct vm *vm)
 {
 	struct board *b = vm->board;
 
-	b->in_off += uart_input(vm->uart, b->in + b->in_off,
-				b->in_len - b->in_off);
+	b->in_off +=
+		uart_input(vm->uart, b->in + b->in_off, b->in_len - b->in_off);
 	if (b->in_off < b->in_len)
 		return false;
 	b->in_off = b->in_len = 0;

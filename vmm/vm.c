@@ -143,10 +143,9 @@ int vm_create(const struct vm_config *cfg, struct vm **out, char *err,
 	pthread_mutex_init(&vm->dev_lock, NULL);
 	pthread_mutex_init(&vm->wait_lock, NULL);
 	pthread_cond_init(&vm->wait_cond, NULL);
-	vm->run_stat_group =
-		(struct stat_group){"run_loop", run_stat_desc,
-				    ARRAY_SIZE(run_stat_desc), &vm->run_stats,
-				    NULL};
+	vm->run_stat_group = (struct stat_group){"run_loop", run_stat_desc,
+						 ARRAY_SIZE(run_stat_desc),
+						 &vm->run_stats, NULL};
 	vm_add_stats(vm, &vm->run_stat_group);
 	r = vm_build(vm, err, errlen);
 	if (r) {

@@ -39,21 +39,21 @@ struct vm_config {
 	 * a reset loads the kernel again, when a confined process cannot open
 	 * anything any more. */
 	int kernel_fd, initrd_fd;
-	bool debug_exit;  /* port 0xf4 */
-	bool no_reboot;	  /* a reset ends the run */
-	int console_out;  /* fd for UART output */
-	int console_in;	  /* fd or -1 */
+	bool debug_exit; /* port 0xf4 */
+	bool no_reboot;	 /* a reset ends the run */
+	int console_out; /* fd for UART output */
+	int console_in;	 /* fd or -1 */
 	/* Sees what console_in gave, before the UART does: may change or
 	 * swallow bytes, answers how many are left in buf. NULL: none. Called
 	 * on the I/O thread without locks (vm_stop is fine in it). */
 	size_t (*console_filter)(void *ctx, uint8_t *buf, size_t n);
 	void *console_filter_ctx;
-	int memfd;	  /* from the manager, or -1 */
-	int pool_fd;	  /* or -1 */
-	void *control;	  /* shared control area, or NULL */
+	int memfd;     /* from the manager, or -1 */
+	int pool_fd;   /* or -1 */
+	void *control; /* shared control area, or NULL */
 	/* bt's test knobs (0 = default) */
 	uint64_t tc_bytes;
-	unsigned tu_max;  /* guest instructions per TU */
+	unsigned tu_max; /* guest instructions per TU */
 	bool no_chain;
 	bool lockstep;
 };
@@ -103,7 +103,7 @@ struct vm {
 	pthread_mutex_t wait_lock;
 	pthread_cond_t wait_cond;
 	struct vm_work *work;
-	_Atomic bool waiting;	 /* the vCPU thread sleeps in HLT */
+	_Atomic bool waiting; /* the vCPU thread sleeps in HLT */
 	/* What VCPU_REQ_EXIT asks for: enum vcpu_exit, and the code << 32. The
 	 * run loop moves it to v->exit and v->exit_code. */
 	_Atomic uint64_t exit_request;

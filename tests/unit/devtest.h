@@ -47,8 +47,7 @@ static inline void test_clock_disarm(void *ctx, struct timer *t)
 static inline struct clock test_clock(struct test_clock *tc)
 {
 	static const struct clock_ops ops = {test_clock_now, test_clock_wall,
-					     test_clock_arm,
-					     test_clock_disarm};
+					     test_clock_arm, test_clock_disarm};
 
 	return (struct clock){&ops, tc};
 }

@@ -45,9 +45,8 @@ static void test_dispatch(void **state)
 
 	assert_int_equal(bus_add(b, "mid", 0x100, 16, &ram_ops, &r[1]), 0);
 	assert_int_equal(bus_add(b, "low", 0x20, 16, &ram_ops, &r[0]), 0);
-	assert_int_equal(bus_add(b, "high", 0xfffffffffffffff0, 16, &ram_ops,
-				 &r[2]),
-			 0);
+	assert_int_equal(
+		bus_add(b, "high", 0xfffffffffffffff0, 16, &ram_ops, &r[2]), 0);
 	bus_write(b, 0x100, 4, 0x11223344);
 	bus_write(b, 0x2f, 1, 0x55);
 	bus_write(b, 0xfffffffffffffff8, 8, 0x0102030405060708);
@@ -80,16 +79,16 @@ static void test_overlap(void **state)
 		uint64_t start, len;
 		int err;
 	} c[] = {
-		{100, 10, 0},	     {100, 1, -EEXIST},	 {109, 1, -EEXIST},
-		{90, 11, -EEXIST},   {95, 100, -EEXIST}, {110, 5, 0},
-		{99, 1, 0},	     {0, 99, 0},	 {50, 1, -EEXIST},
-		{10, 0, -EINVAL},    {~0ull, 2, -EINVAL}, {~0ull, 1, 0},
+		{100, 10, 0},	   {100, 1, -EEXIST},	{109, 1, -EEXIST},
+		{90, 11, -EEXIST}, {95, 100, -EEXIST},	{110, 5, 0},
+		{99, 1, 0},	   {0, 99, 0},		{50, 1, -EEXIST},
+		{10, 0, -EINVAL},  {~0ull, 2, -EINVAL}, {~0ull, 1, 0},
 	};
 
 	for (i = 0; i < ARRAY_SIZE(c); i++)
-		assert_int_equal(bus_add(b, "x", c[i].start, c[i].len, &ram_ops,
-					 &r),
-				 c[i].err);
+		assert_int_equal(
+			bus_add(b, "x", c[i].start, c[i].len, &ram_ops, &r),
+			c[i].err);
 	bus_destroy(b);
 }
 

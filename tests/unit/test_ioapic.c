@@ -295,9 +295,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_registers),    T(test_edge),	    T(test_level),
-		T(test_pic_probe),    T(test_pic_priority), T(test_pic_spurious),
-		T(test_pic_level),    T(test_pic_modes),    T(test_pic_aeoi),
+		T(test_registers), T(test_edge),	 T(test_level),
+		T(test_pic_probe), T(test_pic_priority), T(test_pic_spurious),
+		T(test_pic_level), T(test_pic_modes),	 T(test_pic_aeoi),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

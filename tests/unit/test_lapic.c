@@ -6,7 +6,7 @@
 #include "vmm/dev/platform.h"
 #include "vmm/x86/regs.h"
 
-#define TSC_KHZ 2000000u /* 2 ticks a nanosecond */
+#define TSC_KHZ 2000000u  /* 2 ticks a nanosecond */
 #define CRYSTAL 25000000u /* 40 ns a tick */
 
 struct box {

@@ -3,7 +3,7 @@
 #include "tests/unit/devtest.h"
 #include "vmm/dev/pit.h"
 
-#define TICK_NS(n) ((n) * SEC / PIT_HZ)
+#define TICK_NS(n) ((n)*SEC / PIT_HZ)
 
 struct box {
 	pthread_mutex_t lock;
@@ -285,8 +285,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_quiet),	 T(test_rate),	 T(test_oneshot),
-		T(test_reading), T(test_bcd),	 T(test_gate),
+		T(test_quiet),	   T(test_rate),   T(test_oneshot),
+		T(test_reading),   T(test_bcd),	   T(test_gate),
 		T(test_retrigger), T(test_square), T(test_refresh),
 		T(test_random),
 	};

@@ -191,8 +191,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_s5),	     T(test_timer),	T(test_timer_sci),
-		T(test_button),	     T(test_reset_ports), T(test_pci_empty),
+		T(test_s5),	    T(test_timer),	 T(test_timer_sci),
+		T(test_button),	    T(test_reset_ports), T(test_pci_empty),
 		T(test_debug_exit),
 	};
 

@@ -89,8 +89,8 @@ static void test_set(void **state)
 	struct box *b = *state;
 	unsigned i;
 	static const uint8_t reg[8] = {0, 2, 4, 6, 7, 8, 9, 0x32};
-	static const uint8_t val[8] = {0x58, 0x59, 0x23, 5, 0x28, 0x02, 0x00,
-				       0x20};
+	static const uint8_t val[8] = {0x58, 0x59, 0x23, 5,
+				       0x28, 0x02, 0x00, 0x20};
 
 	wr(b, 0xb, 0x82); /* SET: frozen */
 	test_advance(&b->tc, 10 * SEC);
@@ -259,11 +259,11 @@ static void test_calendar(void **state)
 		b->r = rtc_create(test_clock(&b->tc), test_line(&b->irq));
 		rtc_attach(b->r, b->pio);
 		wr(b, 0xb, 0x06);
-		expect_time(b, (const uint8_t[]){tm.tm_sec, tm.tm_min,
-						 tm.tm_hour, tm.tm_wday + 1,
-						 tm.tm_mday, tm.tm_mon + 1,
-						 tm.tm_year % 100,
-						 19 + tm.tm_year / 100});
+		expect_time(b,
+			    (const uint8_t[]){tm.tm_sec, tm.tm_min, tm.tm_hour,
+					      tm.tm_wday + 1, tm.tm_mday,
+					      tm.tm_mon + 1, tm.tm_year % 100,
+					      19 + tm.tm_year / 100});
 		wr(b, 7, tm.tm_mday); /* all but the fraction stays */
 		assert_int_equal(rd(b, 8), tm.tm_mon + 1);
 		assert_int_equal(rd(b, 4), tm.tm_hour);

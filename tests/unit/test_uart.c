@@ -176,7 +176,7 @@ static void test_rx_fifo(void **state)
 
 	/* nobody listens: it waits in the queue, and a clear loses nothing */
 	assert_int_equal(type(b, "0123456789abcdefXY"), 18);
-	out(b, IER, 0xf); /* a probe */
+	out(b, IER, 0xf);  /* a probe */
 	out(b, IIR, 0x81); /* FIFO on, trigger at 8 */
 	out(b, IER, 0);
 	out(b, MCR, 8);
@@ -247,7 +247,7 @@ static void test_modem_irq(void **state)
 
 	in(b, MSR);
 	out(b, IER, 8);
-	out(b, MCR, 0x18); /* loop: CTS, DSR drop; DCD stays by OUT2 */
+	out(b, MCR, 0x18);	    /* loop: CTS, DSR drop; DCD stays by OUT2 */
 	assert_false(b->irq.level); /* OUT2 is cut off in loopback */
 	out(b, MCR, 0x08);
 	assert_true(b->irq.level);
@@ -315,8 +315,10 @@ static void test_slow_reader(void **state)
 	uart_stat_group(b->u, &g);
 	for (i = 0; i < g.n; i++)
 		if (!strcmp(g.desc[i].name, "tx_lost"))
-			assert_int_equal(*(const uint64_t *)((const char *)
-				g.base + g.desc[i].offset), 0);
+			assert_int_equal(
+				*(const uint64_t *)((const char *)g.base +
+						    g.desc[i].offset),
+				0);
 }
 
 static void *drain(void *arg)
@@ -390,10 +392,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_autoconfig), T(test_output),	 T(test_thre_irq),
-		T(test_rx_fifo),    T(test_rx_polled),	 T(test_loopback),
-		T(test_modem_irq),  T(test_back_pressure),
-		T(test_slow_reader), T(test_finish),	 T(test_random),
+		T(test_autoconfig), T(test_output),	   T(test_thre_irq),
+		T(test_rx_fifo),    T(test_rx_polled),	   T(test_loopback),
+		T(test_modem_irq),  T(test_back_pressure), T(test_slow_reader),
+		T(test_finish),	    T(test_random),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -619,7 +619,9 @@ int main(void)
 
 	engine = &engine_interp;
 	failed = cmocka_run_group_tests_name("interp", tests, NULL, NULL);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which wants SIGSEGV and the address space */
+#if !defined(__SANITIZE_ADDRESS__) &&                                          \
+	!defined(                                                              \
+		__SANITIZE_THREAD__) /* which wants SIGSEGV and the address space */
 	engine = &engine_bt;
 	if (engine->probe(why, sizeof(why)))
 		print_message("# no bt here: %s\n", why);

@@ -11,14 +11,19 @@
 /* A message to the local APICs. */
 struct apic_msg {
 	uint8_t vector;
-	uint8_t mode;	 /* delivery mode, APIC_DM_* */
+	uint8_t mode; /* delivery mode, APIC_DM_* */
 	uint8_t dest;
 	bool logical;
-	bool level;	 /* trigger mode */
+	bool level; /* trigger mode */
 };
 enum {
-	APIC_DM_FIXED, APIC_DM_LOWEST, APIC_DM_SMI, APIC_DM_NMI = 4,
-	APIC_DM_INIT, APIC_DM_STARTUP, APIC_DM_EXTINT
+	APIC_DM_FIXED,
+	APIC_DM_LOWEST,
+	APIC_DM_SMI,
+	APIC_DM_NMI = 4,
+	APIC_DM_INIT,
+	APIC_DM_STARTUP,
+	APIC_DM_EXTINT
 };
 struct apic_msg_sink {
 	void (*send)(void *ctx, const struct apic_msg *m);

@@ -239,13 +239,12 @@ int iothread_mod_fd(struct iothread *io, int fd, uint32_t events)
 		io_wake(io);
 	} else {
 		/* A pause takes it out: epoll tells EPOLLHUP unasked. */
-		int op = !events	 ? EPOLL_CTL_DEL
+		int op = !events      ? EPOLL_CTL_DEL
 			 : !f->events ? EPOLL_CTL_ADD
 				      : EPOLL_CTL_MOD;
 
 		ev.data.ptr = f;
-		if ((events || f->events) &&
-		    epoll_ctl(io->epfd, op, fd, &ev))
+		if ((events || f->events) && epoll_ctl(io->epfd, op, fd, &ev))
 			err = -errno;
 		f->events = events;
 	}

@@ -40,21 +40,44 @@
 
 /* Register numbers: MMIO offset / 16 and x2APIC MSR - 0x800. */
 enum {
-	REG_ID = 0x02, REG_VERSION = 0x03, REG_TPR = 0x08, REG_APR = 0x09,
-	REG_PPR = 0x0a, REG_EOI = 0x0b, REG_RRD = 0x0c, REG_LDR = 0x0d,
-	REG_DFR = 0x0e, REG_SVR = 0x0f, REG_ISR = 0x10, REG_TMR = 0x18,
-	REG_IRR = 0x20, REG_ESR = 0x28, REG_CMCI = 0x2f, REG_ICR = 0x30,
-	REG_ICR2 = 0x31, REG_LVT = 0x32, REG_LVT_END = 0x38,
-	REG_TIMER_INIT = 0x38, REG_TIMER_CUR = 0x39, REG_TIMER_DIV = 0x3e,
+	REG_ID = 0x02,
+	REG_VERSION = 0x03,
+	REG_TPR = 0x08,
+	REG_APR = 0x09,
+	REG_PPR = 0x0a,
+	REG_EOI = 0x0b,
+	REG_RRD = 0x0c,
+	REG_LDR = 0x0d,
+	REG_DFR = 0x0e,
+	REG_SVR = 0x0f,
+	REG_ISR = 0x10,
+	REG_TMR = 0x18,
+	REG_IRR = 0x20,
+	REG_ESR = 0x28,
+	REG_CMCI = 0x2f,
+	REG_ICR = 0x30,
+	REG_ICR2 = 0x31,
+	REG_LVT = 0x32,
+	REG_LVT_END = 0x38,
+	REG_TIMER_INIT = 0x38,
+	REG_TIMER_CUR = 0x39,
+	REG_TIMER_DIV = 0x3e,
 	REG_SELF_IPI = 0x3f
 };
-enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR,
-       NR_LVT };
+enum {
+	LVT_TIMER,
+	LVT_THERMAL,
+	LVT_PERF,
+	LVT_LINT0,
+	LVT_LINT1,
+	LVT_ERROR,
+	NR_LVT
+};
 
 /* Bits that can be written, per LVT entry. */
 static const uint32_t lvt_mask[NR_LVT] = {
 	[LVT_TIMER] = 0x700ff, [LVT_THERMAL] = 0x107ff, [LVT_PERF] = 0x107ff,
-	[LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff, [LVT_ERROR] = 0x100ff,
+	[LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff,	[LVT_ERROR] = 0x100ff,
 };
 
 #define VERSION	      (0x14 | (NR_LVT - 1) << 16)
@@ -68,15 +91,15 @@ enum { TIMER_ONESHOT, TIMER_PERIODIC, TIMER_DEADLINE };
 #define ESR_RECV_ILLEGAL (1u << 6)
 #define ESR_REGISTER	 (1u << 7)
 
-#define BASE_BSP    (1ull << 8)
-#define BASE_X2APIC (1ull << 10)
-#define BASE_ENABLE (1ull << 11)
-#define BASE_ADDR   0x000ffffffffff000ull
+#define BASE_BSP	 (1ull << 8)
+#define BASE_X2APIC	 (1ull << 10)
+#define BASE_ENABLE	 (1ull << 11)
+#define BASE_ADDR	 0x000ffffffffff000ull
 
-#define ICR_DM(v)	  ((v) >> 8 & 7)
-#define ICR_LOGICAL	  (1u << 11)
-#define ICR_SHORTHAND(v)  ((v) >> 18 & 3)
-#define ICR_WRITABLE	  0xccfffu
+#define ICR_DM(v)	 ((v) >> 8 & 7)
+#define ICR_LOGICAL	 (1u << 11)
+#define ICR_SHORTHAND(v) ((v) >> 18 & 3)
+#define ICR_WRITABLE	 0xccfffu
 
 #define LAPIC_STATS(X)                                                         \
 	X(injected, "interrupts taken by the vCPU from the local APIC")        \

@@ -20,9 +20,9 @@ struct lapic_config {
 	unsigned id;
 	pthread_mutex_t *lock; /* the device lock */
 	struct clock clock;
-	uint64_t timer_hz;     /* what the timer counts (the crystal) */
+	uint64_t timer_hz; /* what the timer counts (the crystal) */
 	uint64_t tsc_khz;
-	void *ctx;	       /* for the functions below */
+	void *ctx; /* for the functions below */
 	/* The guest's TSC now. */
 	uint64_t (*guest_tsc)(void *ctx);
 	/* A vector has become deliverable. Under the lock. */

@@ -29,9 +29,9 @@
 
 struct chip {
 	uint8_t irr, isr, imr, lines, elcr, elcr_mask;
-	uint8_t base;	 /* vector of input 0 */
-	uint8_t lowest;	 /* input with the lowest priority */
-	uint8_t icw;	 /* next initialisation word wanted; 0 = none */
+	uint8_t base;	/* vector of input 0 */
+	uint8_t lowest; /* input with the lowest priority */
+	uint8_t icw;	/* next initialisation word wanted; 0 = none */
 	bool want_icw4, single, aeoi, rotate_aeoi;
 	bool read_isr, poll, special_mask, ltim;
 };
@@ -72,9 +72,8 @@ static int chip_request(const struct chip *c)
 		return -1;
 	if (c->special_mask)
 		served &= ~c->imr;
-	return chip_rank(c, want) < chip_rank(c, chip_highest(c, served))
-		       ? want
-		       : -1;
+	return chip_rank(c, want) < chip_rank(c, chip_highest(c, served)) ? want
+									  : -1;
 }
 
 static bool chip_level(const struct chip *c, unsigned in)
@@ -208,8 +207,8 @@ static void chip_ocw2(struct chip *c, uint8_t val)
 		break;
 	case 1: /* nonspecific EOI */
 	case 5: /* the same, and rotate */
-		in = chip_highest(c, c->special_mask ? c->isr & ~c->imr
-						     : c->isr);
+		in = chip_highest(c,
+				  c->special_mask ? c->isr & ~c->imr : c->isr);
 		chip_eoi(c, in);
 		if (in >= 0 && val >> 5 == 5)
 			c->lowest = in;
@@ -268,7 +267,6 @@ static uint8_t chip_read(struct chip *c, unsigned off)
 		return c->imr;
 	return c->read_isr ? c->isr : c->irr;
 }
-
 
 static uint64_t pic_read(struct pic *p, unsigned chip, uint64_t off)
 {

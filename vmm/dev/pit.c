@@ -26,29 +26,29 @@
 
 #include "vmm/dev/platform.h"
 
-#define MIN_TICKS 24 /* 20 us */
-#define REFRESH_NS 15085
+#define MIN_TICKS   24 /* 20 us */
+#define REFRESH_NS  15085
 
 /* Port 0x61 */
 #define SPK_GATE    0x01
 #define SPK_SPEAKER 0x02
 #define SPK_REFRESH 0x10
-#define SPK_OUT     0x20
+#define SPK_OUT	    0x20
 
 enum { RW_LATCH, RW_LOW, RW_HIGH, RW_BOTH };
 
 struct channel {
 	uint8_t mode, rw;
 	bool bcd, gate;
-	bool loaded;	    /* a count has been written since the mode */
-	bool running;	    /* start_ns is valid: time passes */
+	bool loaded;  /* a count has been written since the mode */
+	bool running; /* start_ns is valid: time passes */
 	bool write_high, read_high; /* RW_BOTH: the second byte is next */
-	uint8_t low;	    /* first byte written */
+	uint8_t low;		    /* first byte written */
 	bool latched, status_latched;
 	uint16_t latch;
 	uint8_t status;
-	uint32_t reload;    /* 1..65536 (10000 with bcd) */
-	uint64_t ticks;	    /* before start_ns */
+	uint32_t reload; /* 1..65536 (10000 with bcd) */
+	uint64_t ticks;	 /* before start_ns */
 	uint64_t start_ns;
 };
 
@@ -75,8 +75,8 @@ static uint64_t chan_ticks(const struct pit *p, const struct channel *c)
 {
 	if (!c->running)
 		return c->ticks;
-	return c->ticks + muldiv64(clock_now(&p->clock) - c->start_ns, PIT_HZ,
-				   NS_PER_SEC);
+	return c->ticks +
+	       muldiv64(clock_now(&p->clock) - c->start_ns, PIT_HZ, NS_PER_SEC);
 }
 
 static void chan_stop(struct pit *p, struct channel *c)

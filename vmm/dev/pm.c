@@ -20,15 +20,15 @@
 #define STS_SLPBTN (1u << 9)
 #define STS_RTC	   (1u << 10)
 #define STS_WAK	   (1u << 15)
-#define STS_ALL	   (STS_TMR | STS_GBL | STS_PWRBTN | STS_SLPBTN | STS_RTC | \
-		    STS_WAK)
-#define EN_ALL	   (STS_TMR | STS_GBL | STS_PWRBTN | STS_SLPBTN | STS_RTC)
+#define STS_ALL                                                                \
+	(STS_TMR | STS_GBL | STS_PWRBTN | STS_SLPBTN | STS_RTC | STS_WAK)
+#define EN_ALL		 (STS_TMR | STS_GBL | STS_PWRBTN | STS_SLPBTN | STS_RTC)
 
-#define CNT_SCI_EN	(1u << 0)
-#define CNT_BM_RLD	(1u << 1)
-#define CNT_SLP_TYP(v)	((v) >> 10 & 7)
+#define CNT_SCI_EN	 (1u << 0)
+#define CNT_BM_RLD	 (1u << 1)
+#define CNT_SLP_TYP(v)	 ((v) >> 10 & 7)
 #define CNT_SLP_TYP_BITS (7u << 10)
-#define CNT_SLP_EN	(1u << 13)
+#define CNT_SLP_EN	 (1u << 13)
 
 struct pm {
 	struct clock clock;
@@ -61,8 +61,7 @@ static void pm_update(struct pm *pm)
 		uint64_t next = ((halves + 1) << 31) + 1;
 
 		clock_arm(&pm->clock, &pm->timer,
-			  pm->epoch_ns +
-				  muldiv64(next, NS_PER_SEC, PM_TMR_HZ));
+			  pm->epoch_ns + muldiv64(next, NS_PER_SEC, PM_TMR_HZ));
 	} else {
 		clock_disarm(&pm->clock, &pm->timer);
 	}

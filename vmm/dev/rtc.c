@@ -24,8 +24,21 @@
 #include "vmm/dev/platform.h"
 
 enum {
-	R_SEC, R_SEC_ALARM, R_MIN, R_MIN_ALARM, R_HOUR, R_HOUR_ALARM, R_WDAY,
-	R_MDAY, R_MON, R_YEAR, R_A, R_B, R_C, R_D, R_CENTURY = 0x32
+	R_SEC,
+	R_SEC_ALARM,
+	R_MIN,
+	R_MIN_ALARM,
+	R_HOUR,
+	R_HOUR_ALARM,
+	R_WDAY,
+	R_MDAY,
+	R_MON,
+	R_YEAR,
+	R_A,
+	R_B,
+	R_C,
+	R_D,
+	R_CENTURY = 0x32
 };
 #define A_UIP	  0x80
 #define A_DIV	  0x70
@@ -103,8 +116,8 @@ static int64_t month_start(int64_t m, bool leap)
 
 static struct cal cal_from_seconds(uint64_t t)
 {
-	struct cal c = {.sec = t % 60, .min = t / 60 % 60,
-			.hour = t / 3600 % 24};
+	struct cal c = {
+		.sec = t % 60, .min = t / 60 % 60, .hour = t / 3600 % 24};
 	int64_t day = t / 86400;
 
 	c.wday = (day + 4) % 7;

@@ -43,42 +43,42 @@
 #define TTY_MAX	    256
 
 enum { RBR, IER, IIR, LCR, MCR, LSR, MSR, SCR };
-#define IER_RDI	 0x01
-#define IER_THRI 0x02
-#define IER_RLSI 0x04
-#define IER_MSI	 0x08
+#define IER_RDI	     0x01
+#define IER_THRI     0x02
+#define IER_RLSI     0x04
+#define IER_MSI	     0x08
 
-#define IIR_NONE 0x01
-#define IIR_MSI	 0x00
-#define IIR_THRI 0x02
-#define IIR_RDI	 0x04
-#define IIR_RLSI 0x06
-#define IIR_CTI	 0x0c
-#define IIR_FIFO 0xc0
+#define IIR_NONE     0x01
+#define IIR_MSI	     0x00
+#define IIR_THRI     0x02
+#define IIR_RDI	     0x04
+#define IIR_RLSI     0x06
+#define IIR_CTI	     0x0c
+#define IIR_FIFO     0xc0
 
 #define FCR_ENABLE   0x01
 #define FCR_CLEAR_RX 0x02
 #define FCR_CLEAR_TX 0x04
 
-#define LCR_DLAB 0x80
+#define LCR_DLAB     0x80
 
-#define MCR_DTR	 0x01
-#define MCR_RTS	 0x02
-#define MCR_OUT1 0x04
-#define MCR_OUT2 0x08
-#define MCR_LOOP 0x10
+#define MCR_DTR	     0x01
+#define MCR_RTS	     0x02
+#define MCR_OUT1     0x04
+#define MCR_OUT2     0x08
+#define MCR_LOOP     0x10
 
-#define LSR_DR	 0x01
-#define LSR_OE	 0x02
-#define LSR_ERRS 0x1e
-#define LSR_THRE 0x20
-#define LSR_TEMT 0x40
+#define LSR_DR	     0x01
+#define LSR_OE	     0x02
+#define LSR_ERRS     0x1e
+#define LSR_THRE     0x20
+#define LSR_TEMT     0x40
 
-#define MSR_CTS 0x10
-#define MSR_DSR 0x20
-#define MSR_RI	0x40
-#define MSR_DCD 0x80
-#define MSR_TERI 0x04
+#define MSR_CTS	     0x10
+#define MSR_DSR	     0x20
+#define MSR_RI	     0x40
+#define MSR_DCD	     0x80
+#define MSR_TERI     0x04
 
 #define UART_STATS(X)                                                          \
 	X(tx_bytes, "bytes sent by the guest")                                 \
@@ -103,8 +103,8 @@ struct uart {
 	uint16_t divisor;
 	bool thre_pending; /* the THRE interrupt, until IIR is read */
 	bool irq_level;
-	bool lsr_polled;   /* the last access was a read of LSR */
-	bool starved;	   /* uart_input was refused bytes */
+	bool lsr_polled; /* the last access was a read of LSR */
+	bool starved;	 /* uart_input was refused bytes */
 	uint8_t rx[FIFO_SIZE];
 	unsigned rx_len;
 	uint8_t in[IN_SIZE]; /* ring */
