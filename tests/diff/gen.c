@@ -31,6 +31,14 @@ static uint64_t rnd(struct rng *r)
 	return z ^ z >> 31;
 }
 
+/* Does the state of this seed have unmasked exceptions? */
+static bool unmasks(uint64_t seed)
+{
+	struct rng r = {seed};
+
+	return rnd(&r) % 8 == 0;
+}
+
 static unsigned below(struct rng *r, unsigned n)
 {
 	return rnd(r) % n;
@@ -370,6 +378,21 @@ static bool acceptable(const struct cand *c, unsigned kinds, unsigned *len)
 	return true;
 }
 
+/* DPPS, DPPD: the flags of their two stages are the CPU's own business. */
+static bool is_dot_product(const struct cand *c, unsigned kinds)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction i;
+	ZydisDecoder d;
+
+	init_decoder(&d, kinds & GEN_CODE32);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, c->b, c->n, &i, ops)) &&
+	       (i.mnemonic == ZYDIS_MNEMONIC_DPPS ||
+		i.mnemonic == ZYDIS_MNEMONIC_DPPD ||
+		i.mnemonic == ZYDIS_MNEMONIC_VDPPS ||
+		i.mnemonic == ZYDIS_MNEMONIC_VDPPD);
+}
+
 /* REP and single string instructions need their registers in the arena. */
 static void string_insn(struct cand *c, struct rng *r, bool code32)
 {
@@ -496,6 +519,8 @@ void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c)
 			continue;
 		}
 		make_candidate(&k, &r, kinds, at);
+		if (unmasks(seed) && is_dot_product(&k, kinds))
+			continue;
 		if (acceptable(&k, kinds, &len) && rip_ok(&k, len, at, c->code32))
 			append(c, k.b, len);
 		else
@@ -545,12 +570,17 @@ static void fill_lane(struct rng *r, uint8_t *b)
 	}
 }
 
-static void fill_fpu(struct rng *r, uint8_t *f)
+static void fill_fpu(struct rng *r, uint64_t seed, uint8_t *f)
 {
 	uint64_t bv = 7;
 	uint32_t mxcsr = 0x1f80 | below(r, 4) << 13;
 	uint16_t fcw = 0x37f;
 
+	if (unmasks(seed)) { /* some exceptions unmasked; SIMD overflow and
+				 * underflow differ (see interp_fpu.c) */
+		mxcsr &= ~((below(r, 64) & ~0x18u) << 7);
+		fcw &= ~below(r, 64);
+	}
 	memset(f, 0, GEN_FPU_BYTES);
 	memcpy(f, &fcw, 2);
 	if (below(r, 4) == 0)
@@ -584,7 +614,7 @@ void gen_state(uint64_t seed, unsigned kinds, struct gen_state *s)
 	s->rip = GEN_CODE;
 	s->rflags = 0x202 | (rnd(&r) & 0x8d5);
 	s->vector = 0;
-	fill_fpu(&r, s->fpu);
+	fill_fpu(&r, seed, s->fpu);
 	for (unsigned k = 0; k < GEN_ARENA_SIZE; k += 8)
 		fill_lane(&r, s->arena + k);
 }

@@ -12,9 +12,11 @@
  *
  * SIMD exceptions: the thunk runs with all of them masked. If the flags that it
  * raised include one that the guest has not masked, the image from before comes
- * back, the flags are added, and #XM is raised. (Known gap: an exact tiny result
- * under unmasked underflow raises nothing, because the masked response sets no
- * flag.) x87 exceptions wait for the next waiting instruction anyway.
+ * back, the flags are added, and #XM is raised. Known gap, when a guest unmasks
+ * underflow or overflow of SIMD (FE_UNDERFLOW, FE_OVERFLOW): the masked response
+ * tells less. An exact tiny result raises nothing here, and PE may be set beside
+ * OE or UE where the CPU leaves it clear. DPPS and DPPD, which the CPU does in two
+ * stages, may set other flags too. x87 exceptions wait for the next waiting instruction anyway.
  *
  * XSTATE_BV: all three components are always in use here; an image that comes
  * from outside (XSAVE by the translator's exit) with some in their initial
@@ -347,6 +349,26 @@ static bool loads_pointers(uint16_t mnemonic)
 	       mnemonic == ZYDIS_MNEMONIC_FRSTOR;
 }
 
+/* The image numbers registers from the top of the stack, MMX does not. */
+static uint8_t *mm_reg(struct vcpu *v, unsigned n)
+{
+	unsigned top = get_uint16_t(image(v) + FX_FSW) >> 11 & 7;
+
+	return image(v) + FX_ST + 16 * ((n - top) & 7);
+}
+
+/* What every MMX instruction does: TOP = 0, all registers valid. */
+static void enter_mmx(struct vcpu *v)
+{
+	uint8_t *f = image(v), regs[128];
+
+	for (unsigned n = 0; n < 8; n++)
+		memcpy(regs + 16 * n, mm_reg(v, n), 16);
+	memcpy(f + FX_ST, regs, sizeof(regs));
+	put_uint16_t(f + FX_FSW, get_uint16_t(f + FX_FSW) & ~0x3800);
+	f[FX_FTW] = 0xff;
+}
+
 static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 {
 	struct mem_opnd m = mem_operand(in);
@@ -367,6 +389,7 @@ static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 	raised = r.mxcsr & 0x3f;
 	if (unlikely(raised & ~(mxcsr >> 7))) {
 		memcpy(f, saved, sizeof(saved));
+		enter_mmx(v); /* CPUs do that first */
 		return simd_exception(v, mxcsr, raised);
 	}
 	if (is_environment(in->mnemonic))
@@ -648,10 +671,8 @@ static enum cpu_status h_maskmov(struct vcpu *v, const struct insn *in)
 	normalise(v);
 	if (mm && x87_pending(v))
 		return vcpu_raise(v, EXC_MF);
-	src = mm ? image(v) + FX_ST + 16 * in->op[0].reg :
-		   xmm(v, in->op[0].reg);
-	mask = mm ? image(v) + FX_ST + 16 * in->op[1].reg :
-		    xmm(v, in->op[1].reg);
+	src = mm ? mm_reg(v, in->op[0].reg) : xmm(v, in->op[0].reg);
+	mask = mm ? mm_reg(v, in->op[1].reg) : xmm(v, in->op[1].reg);
 	for (unsigned k = 0; k < n; k++) {
 		if (!(mask[k] & 0x80))
 			continue;
@@ -662,12 +683,8 @@ static enum cpu_status h_maskmov(struct vcpu *v, const struct insn *in)
 	for (unsigned k = 0; k < n; k++)
 		if (mask[k] & 0x80)
 			TRY(mem_write(v, lin[k], src + k, 1, acc));
-	if (mm) { /* as every MMX instruction: TOP = 0, all valid */
-		uint8_t *f = image(v);
-
-		put_uint16_t(f + FX_FSW, get_uint16_t(f + FX_FSW) & ~0x3800);
-		f[FX_FTW] = 0xff;
-	}
+	if (mm)
+		enter_mmx(v);
 	return CPU_OK;
 }
 

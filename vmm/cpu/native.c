@@ -230,6 +230,21 @@ static bool is_legacy_prefix(uint8_t b)
 	}
 }
 
+/* Outside of 64-bit mode W means nothing where it is the size of an integer:
+ * a general register, or memory in its place. */
+static bool ignores_w(const ZydisDecodedInstruction *i, const struct needs *nd)
+{
+	if (i->machine_mode == ZYDIS_MACHINE_MODE_LONG_64)
+		return false;
+	switch (i->mnemonic) {
+	case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VMOVD:
+		return true;
+	default:
+		return nd->gpr_reg || nd->gpr_rm;
+	}
+}
+
 static void emit_insn(struct buf *e, const struct x86_insn *x,
 		      const uint8_t *b, const struct needs *nd)
 {
@@ -261,9 +276,7 @@ static void emit_insn(struct buf *e, const struct x86_insn *x,
 			b1 |= 0x20;
 		EMIT(e, b[p], b1);
 		p += 2;
-		/* Outside 64-bit mode W means nothing to a general register. */
-		if (b[p - 2] == 0xc4 && (nd->gpr_reg || nd->gpr_rm) &&
-		    i->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+		if (b[p - 2] == 0xc4 && ignores_w(i, nd))
 			EMIT(e, b[p++] & 0x7f);
 	} else if (rex) {
 		if (nd->gpr_reg)
