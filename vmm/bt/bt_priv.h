@@ -99,6 +99,7 @@ struct bt_stats {
 	BT_STATS(BT_STAT_FIELD, )
 };
 
+struct lockstep;
 struct itlb_entry {
 	uint64_t vpage; /* rip >> 12 */
 	uint64_t epoch;
@@ -145,6 +146,7 @@ struct bt {
 	unsigned pend_exit;
 	bool pend_ibtc;
 	bool irq_pending;
+	struct lockstep *ls;
 	uint8_t *altstack;
 	int vcpu_fd;
 
@@ -252,6 +254,10 @@ uint64_t bt_signal(int sig, siginfo_t *si, void *uc, void *frame);
 /* Registers at TC offset host are in v->gpr (RSP guest form): finish them and
  * set v->rip. */
 void bt_recover(struct bt *bt, uint32_t host);
+
+/* lockstep.c */
+void lockstep_before(struct bt *bt, uint32_t id);
+enum cpu_status lockstep_after(struct bt *bt, uint32_t id);
 
 /* sync.c: C state <-> the hot words */
 void bt_sync_mode(struct bt *bt);

@@ -35,6 +35,7 @@
 #include "vmm/cpu/interp.h"
 #include "vmm/cpu/sys.h"
 #include "vmm/mmu/mem.h"
+#include "vmm/mmu/walk.h"
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
 
@@ -206,6 +207,7 @@ static int view_init(struct bt *bt, int k, int vcpu_fd)
 static void bt_free(struct bt *bt)
 {
 	bt_fault_fini(bt);
+	free(bt->ls);
 	if (bt->sh)
 		shadow_destroy(bt->sh);
 	if (bt->ccf)
@@ -382,6 +384,28 @@ static enum cpu_status interp_one(struct bt *bt)
 	return st;
 }
 
+/* An indirect branch led to a non-canonical address. The #GP belongs to the
+ * branch, before its effect: take RSP back, and let the interpreter do it. */
+static void undo_branch(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+	ZydisDecodedInstruction i;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	uint8_t bytes[15];
+	unsigned got;
+
+	bt_recover(bt, v->bt_hot[HOT_LAST_IND]);
+	if (mem_fetch(v, v->rip, bytes, &got) != CPU_OK ||
+	    ZYAN_FAILED(ZydisDecoderDecodeFull(&bt->dec, bytes, got, &i, op)))
+		return;
+	if (i.mnemonic == ZYDIS_MNEMONIC_CALL)
+		v->gpr[R_RSP] += 8;
+	else if (i.mnemonic == ZYDIS_MNEMONIC_RET)
+		v->gpr[R_RSP] -= 8 + (i.operand_count_visible
+					      ? op[0].imm.value.u & 0xffff
+					      : 0);
+}
+
 /* After the TC came back. */
 static enum cpu_status handle_exit(struct bt *bt, int kind)
 {
@@ -402,8 +426,12 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 		return CPU_OK;
 	}
 	case BT_EXIT_IBTC:
-		bt->pend_ibtc = true;
-		return CPU_OK;
+		if (gva_canonical(v->rip)) {
+			bt->pend_ibtc = true;
+			return CPU_OK;
+		}
+		undo_branch(bt);
+		break;
 	case BT_EXIT_CALLOUT:
 		bt->stats.callouts++;
 		bt_recover(bt, v->bt_hot[HOT_EXIT_INFO]);
@@ -486,12 +514,17 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 			continue;
 		}
 		link_pending(bt, id);
+		if (bt->lockstep)
+			lockstep_before(bt, id);
 		bt_sync_in(bt);
 		v->bt_hot[HOT_PC] = (uint64_t)(bt->rx + bt->ccf[id].host +
 					       bt->ccf[id].direct);
 		bt->stats.entries++;
 		kind = bt_enter(v);
 		bt_sync_out(bt);
+		if (bt->lockstep && kind <= BT_EXIT_IBTC &&
+		    lockstep_after(bt, id) == CPU_EXIT)
+			return v->exit;
 		if (handle_exit(bt, kind) == CPU_EXIT)
 			return v->exit;
 	}

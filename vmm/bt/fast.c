@@ -34,7 +34,7 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 		}
 	}
 	v->rip = rip;
-	if (bt->mode & MODE_SINGLE)
+	if (bt->lockstep)
 		return 0;
 	id = tc_lookup(bt, rip, ppn, bt->mode);
 	if (!id)

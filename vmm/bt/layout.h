@@ -63,6 +63,7 @@
 #define HOT_J_SYSRET	 19
 #define HOT_FMASK	 18
 #define HOT_LSTAR	 17
+#define HOT_LAST_IND	 16 /* TC offset of the last indirect branch */
 
 /* Page 0 is never mapped (vm.mmap_min_addr). */
 #define BT_POLL_BAD	 16

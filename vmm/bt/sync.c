@@ -44,7 +44,8 @@ void bt_sync_in(struct bt *bt)
 	hot[HOT_RT] = (uint64_t)bt->view[user] - BT_T_BIAS;
 	hot[HOT_TMP0] = (v->rflags & FL_HOST) | FL_IF | FL_R1;
 	hot[HOT_IF] = v->rflags & FL_IF;
-	v->rflags &= ~(FL_HOST | FL_IF);
+	/* RF lasts for one instruction, and matters to none here. */
+	v->rflags &= ~(FL_HOST | FL_IF | FL_RF);
 	hot[HOT_FPU_MASK] = 7 & v->host_xcr0;
 }
 

@@ -8,7 +8,7 @@
  * lea r,[nd + rsp + 1] takes it back without touching the flags. Arithmetic
  * flags and DF are in the host's RFLAGS; no helper sequence writes them.
  *
- * Memory. An operand [base + disp] is looked up by the slot of base alone:
+ * Memory. An operand [base + small disp] is looked up by the slot of base alone:
  * if the displacement leads out of the slot, it leads into the guard beside
  * the window, and the fault is then done slowly. With an index, the whole
  * address is computed first (an index may be anything). So:
@@ -41,6 +41,9 @@
 #include "vmm/x86/regs.h"
 
 #define RT 15
+/* With a displacement as large as this, the base is likely to be the index
+ * and the displacement the address. */
+#define FAR 0x100000
 #define S0 11
 #define S1 10
 
@@ -144,6 +147,19 @@ static void store_guest(struct tr *t, int g, unsigned src)
 		emit_store(&t->e, src, RT, BT_D_GPR(g));
 }
 
+/* Does it change anything but the one register it writes? */
+static bool has_other_effects(const struct tu_insn *in, uint32_t written)
+{
+	const ZydisAccessedFlags *f = in->i.cpu_flags;
+
+	for (unsigned k = 0; k < in->i.operand_count; k++)
+		if (in->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    (in->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			return true;
+	return (written & (written - 1)) ||
+	       (f && (f->modified | f->set_0 | f->set_1 | f->undefined));
+}
+
 /* Table entry of the slot of a constant address, as a displacement of rT. */
 static int32_t table_disp(uint64_t gva)
 {
@@ -243,7 +259,9 @@ static void gen_mem(struct tr *t, const struct tu_insn *in,
 		m->base = S1;
 		m->disp = disp;
 		return;
-	} else if (!seg && o->mem.index == ZYDIS_REGISTER_NONE) {
+	} else if (!seg && o->mem.index == ZYDIS_REGISTER_NONE &&
+		   ((disp < FAR && disp > -FAR) ||
+		    o->mem.base == ZYDIS_REGISTER_RSP)) {
 		base = ZydisRegisterGetId(o->mem.base);
 		m->disp = disp;
 		if (base == R_RSP) {
@@ -480,10 +498,28 @@ static bool rsp_touched_after(const struct tr *t, unsigned k)
 	return false;
 }
 
+/* The instruction is done: a fault from here on is before the next one. */
 static void rederive_rsp(struct tr *t, unsigned k)
 {
+	const struct tu_insn *in = &t->tu->insn[k];
+
 	if (rsp_touched_after(t, k))
 		return;
+	recov_mark(t, in->rip + in->i.length - t->tu->rip, RK_NORMAL);
+	load_guest(t, S0, R_RSP);
+	set_rsp(t, S0);
+}
+
+/* RSP := guest value in S0, after an instruction that also changed flags or
+ * other registers and so must not be done again: commit it with the delta that
+ * is there, then derive. */
+static void commit_rsp(struct tr *t, const struct tu_insn *in, unsigned v)
+{
+	unsigned s = v == S0 ? S1 : S0;
+
+	emit_load(&t->e, s, RT, BT_D_HOT(HOT_RSP_DELTA));
+	emit_lea_x(&t->e, R_RSP, v, s, 0, 0);
+	recov_mark(t, in->rip + in->i.length - t->tu->rip, RK_NORMAL);
 	load_guest(t, S0, R_RSP);
 	set_rsp(t, S0);
 }
@@ -532,15 +568,25 @@ static bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k)
 	return true;
 }
 
+/* All six arithmetic flags are written, to values that do not depend on the
+ * old ones. "Undefined" does not count: CPUs keep the old flag there (IMUL);
+ * but the logical operations clear AF on every CPU there is. */
 static bool kills_flags(const struct tu_insn *in)
 {
 	const ZydisAccessedFlags *f = in->i.cpu_flags;
+	uint32_t set;
 
-	return in->kind == K_PLAIN && f &&
-	       (in->i.meta.category == ZYDIS_CATEGORY_BINARY ||
-		in->i.meta.category == ZYDIS_CATEGORY_LOGICAL) &&
-	       ((f->modified | f->set_0 | f->set_1 | f->undefined) &
-		FL_ARITH) == FL_ARITH;
+	if (in->kind != K_PLAIN || !f)
+		return false;
+	set = f->modified | f->set_0 | f->set_1;
+	if (in->i.meta.category == ZYDIS_CATEGORY_LOGICAL)
+		set |= FL_AF;
+	else if (in->i.meta.category != ZYDIS_CATEGORY_BINARY)
+		return false;
+	return (set & ~f->undefined & FL_ARITH) == FL_ARITH ||
+	       (in->i.meta.category == ZYDIS_CATEGORY_LOGICAL &&
+		(set & FL_ARITH) == FL_ARITH &&
+		!(f->undefined & FL_ARITH & ~FL_AF));
 }
 static bool reads_flags(const struct tu_insn *in)
 {
@@ -642,7 +688,10 @@ static bool plain_operands(const struct tu_insn *in, struct special *sp,
 				s->read = true;
 			if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) {
 				s->write = true;
-				if (o->size < 32)
+				/* BSF and BSR of 0 leave it as it was. */
+				if (o->size < 32 ||
+				    in->i.mnemonic == ZYDIS_MNEMONIC_BSF ||
+				    in->i.mnemonic == ZYDIS_MNEMONIC_BSR)
 					s->read = true;
 			}
 		}
@@ -864,7 +913,10 @@ static bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 				if (!sp[i].write)
 					continue;
 			}
-			store_guest(t, sp[i].g, sp[i].host);
+			if (sp[i].g == R_RSP && has_other_effects(in, written))
+				commit_rsp(t, in, sp[i].host);
+			else
+				store_guest(t, sp[i].g, sp[i].host);
 		}
 out:
 	if (t->delta_base >= 0 && (written >> t->delta_base & 1))
@@ -917,6 +969,9 @@ static void gen_stubs(struct tr *t)
 /* Jump to the guest address in r11. */
 static void gen_jmp_s0(struct tr *t)
 {
+	/* For a target that is not canonical: who wanted to go there? */
+	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND),
+			 t->c->host + (t->e.p - t->e.start));
 	emit_movzx16(&t->e, S1, S0);
 	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
 }

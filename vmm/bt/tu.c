@@ -368,7 +368,7 @@ static bool decode_one(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
 
 int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu)
 {
-	unsigned max = bt->mode & MODE_SINGLE ? 1 : bt->tu_max;
+	unsigned max = bt->tu_max;
 	const uint8_t *page = p2m_read(bt->p2m, (ppn_t){ppn});
 	unsigned off = rip & (PAGE_SIZE - 1);
 	bool short_of;
