@@ -78,5 +78,5 @@ for f in "${failures[@]+"${failures[@]}"}"; do
 	echo "failed: $f"
 done
 [ $skipped = 0 ] || echo "$skipped skipped"
-echo "$passed passed, $failed failed"
+echo "$passed passed, $failed failed" | tee "$BUILD/test-logs/summary"
 [ $failed = 0 ]

@@ -18,6 +18,7 @@ san:
 		CFLAGS="-O1 -g" $(SAN_UNITS)
 
 test: deps-test
+	@rm -f $(BUILD)/test-logs/summary
 	$(MAKE) --no-print-directory -j$(JOBS) all units guest guest-cases run-guest
 	$(MAKE) --no-print-directory -j$(JOBS) san
 	BUILD=$(BUILD) tests/run-tests.sh tests/lint/test_lint.sh $(UNITS) \
