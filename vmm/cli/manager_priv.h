@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_CLI_MANAGER_PRIV_H
+#define SARDINE_VMM_CLI_MANAGER_PRIV_H
+/*
+ * What the files of the manager share: its state and each VM's.
+ *
+ *   manager.c         making it, its loop, its end
+ *   manager_start.c   a VM's memory and process
+ *   manager_end.c     what is said and done when a VM's process has ended
+ *   manager_sample.c  how things stand
+ */
+#include <sys/types.h>
+
+#include "vmm/cli/manager.h"
+
+#define NS_PER_S 1000000000ull
+#define TEXT_MAX 4096 /* of a monitor's stderr that we keep */
+
+struct control;
+
+/* What an epoll event is about: kind in the upper half, index or fd below. */
+enum source { SRC_SIGNAL, SRC_LISTEN, SRC_CLIENT, SRC_SOCKET, SRC_STDERR };
+
+struct mvm {
+	struct manager *m;
+	unsigned index;
+	char name[FLEET_NAME_MAX + 1];
+	uint64_t mem;
+	pid_t pid; /* 0: gone */
+	int memfd, control_fd, socket, text_fd;
+	struct control *control;
+	size_t control_bytes;
+	struct share_vm *share;
+	struct share_group *group;
+	int pool_fd;	   /* the group's */
+	const char *state; /* of a process that has ended */
+	bool told_up;	   /* the event was sent */
+	uint64_t boot_ms;
+	uint64_t start_ns;
+	uint64_t overhead, overhead_next_ns;
+	char text[TEXT_MAX]; /* stderr */
+	size_t text_len;
+};
+
+struct group {
+	char name[FLEET_NAME_MAX + 1];
+	struct share_group *g;
+};
+
+struct manager {
+	struct manager_config cfg;
+	struct share_host *host;
+	struct group *groups;
+	size_t n_groups;
+	struct mvm **vms;
+	size_t n_vms;
+	struct server *server;
+	int epfd, signals;
+	int signal; /* that asks us to end */
+	bool stopping;
+	uint64_t start_ns, scan_ns; /* when the scanner wants to run */
+	size_t engine_errors, failed;
+};
+
+uint64_t manager_now_ns(void);
+/* Tell people, through the owner's callback. */
+void manager_event(struct manager *m, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+/* Have events of fd dispatched; index: of the VM, or the fd. 0 or -errno. */
+int manager_watch(struct manager *m, int fd, enum source src, uint32_t index,
+		  uint32_t events);
+/* Closes it if it is open, and makes it -1. */
+void manager_close_fd(int *fd);
+
+/* Everything that the VM holds in this process. */
+void mvm_release(struct mvm *v);
+/* Something came on the pipe of its stderr. */
+void mvm_on_text(struct mvm *v);
+/* Its process has ended, with this wait status. */
+void mvm_on_exit(struct mvm *v, int status);
+#endif
