@@ -1329,31 +1329,16 @@ static bool needs_poll(const struct tu *tu)
 	}
 }
 
-static void gen_check(struct tr *t, bool flags_dead)
+/*
+ * The checked entry: r11 must be this unit's rip. It must not write the flags
+ * even where this unit does not need them: a jump that is not meant for it
+ * (two targets share an IBTC entry) goes on to another, which may.
+ */
+static void gen_check(struct tr *t)
 {
 	uint64_t rip = t->tu->rip;
 	uint8_t *p;
 
-	if (flags_dead) {
-		if (fits32(rip)) {
-			e8(&t->e, 0x49); /* cmp r11, simm32 */
-			e8(&t->e, 0x81);
-			e8(&t->e, 0xc0 | 7 << 3 | (S0 & 7));
-			e32(&t->e, rip);
-		} else {
-			emit_imm(&t->e, S1, rip);
-			e8(&t->e, rex(1, S1, -1, S0)); /* cmp r11, r10 */
-			e8(&t->e, 0x39);
-			e8(&t->e, 0xc0 | (S1 & 7) << 3 | (S0 & 7));
-		}
-		/* je +7 over jmp [miss] */
-		e8(&t->e, 0x74);
-		e8(&t->e, 7);
-		p = t->e.p;
-		emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_IBTC));
-		t->e.overflow |= t->e.p - p != 7;
-		return;
-	}
 	emit_store(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
 	if (fits32(-rip)) {
 		emit_lea(&t->e, R_RCX, S0, -rip);
@@ -1398,8 +1383,7 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	t.e.end = t.e.start + CCF_MAX_BYTES;
 
 	poll = needs_poll(tu);
-	/* A poll shows the flags, so it keeps them alive. */
-	gen_check(&t, !poll && flags_dead_at(&t, 0));
+	gen_check(&t);
 	c->direct = t.e.p - t.e.start;
 	if (poll)
 		gen_poll(&t, 0, HOT_POLL);
