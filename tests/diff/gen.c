@@ -67,9 +67,12 @@ static int32_t displacement(struct rng *r)
 	int32_t d = (int32_t)below(r, 4096) - 2048;
 
 	switch (below(r, 12)) {
-	case 0: return d;
-	case 1: return d & ~7;
-	default: return d & ~31;
+	case 0:
+		return d;
+	case 1:
+		return d & ~7;
+	default:
+		return d & ~31;
 	}
 }
 
@@ -131,8 +134,7 @@ static void add_modrm(struct cand *c, struct rng *r, enum form f,
 		break;
 	case FORM_RIP:
 		add(c, 0x05 | reg);
-		add32(c, MIDDLE + displacement(r) -
-				 (rip_at + c->n + 4 + tail));
+		add32(c, MIDDLE + displacement(r) - (rip_at + c->n + 4 + tail));
 		break;
 	}
 }
@@ -151,7 +153,10 @@ static void candidate_legacy(struct cand *c, struct rng *r, enum form f,
 		add(c, p);
 	if (p && below(r, 16) == 0)
 		add(c, 0x66);
-	rex = (rex & ~3u) | (form_b(f) ? 1 : f == FORM_REG ? below(r, 2) : 0) |
+	rex = (rex & ~3u) |
+	      (form_b(f)       ? 1
+	       : f == FORM_REG ? below(r, 2)
+			       : 0) |
 	      (f == FORM_BASE_INDEX ? 2 : 0);
 	if (rex != 0x40 || below(r, 4) == 0)
 		if (f != FORM_REG || below(r, 4))
@@ -250,6 +255,7 @@ static bool is_gpr(ZydisRegister reg, unsigned *n)
 	return true;
 }
 
+/* clang-format off */
 static unsigned kind_of(const ZydisDecodedInstruction *i)
 {
 	switch (i->meta.isa_set) {
@@ -283,7 +289,9 @@ static unsigned kind_of(const ZydisDecodedInstruction *i)
 		return 0;
 	}
 }
+/* clang-format on */
 
+/* clang-format off */
 static bool banned(const ZydisDecodedInstruction *i)
 {
 	switch (i->meta.category) {
@@ -315,6 +323,7 @@ static bool banned(const ZydisDecodedInstruction *i)
 	}
 }
 
+/* clang-format on */
 static bool operand_ok(const ZydisDecodedInstruction *i,
 		       const ZydisDecodedOperand *o,
 		       const ZydisDecodedOperand *ops)
@@ -326,8 +335,8 @@ static bool operand_ok(const ZydisDecodedInstruction *i,
 		bool wr = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 		ZydisRegisterClass k = ZydisRegisterGetClass(o->reg.value);
 
-		if (k == ZYDIS_REGCLASS_SEGMENT || k == ZYDIS_REGCLASS_CONTROL ||
-		    k == ZYDIS_REGCLASS_DEBUG)
+		if (k == ZYDIS_REGCLASS_SEGMENT ||
+		    k == ZYDIS_REGCLASS_CONTROL || k == ZYDIS_REGCLASS_DEBUG)
 			return false;
 		if (!wr || !is_gpr(o->reg.value, &n))
 			return true;
@@ -352,8 +361,9 @@ static bool operand_ok(const ZydisDecodedInstruction *i,
 
 static void init_decoder(ZydisDecoder *d, bool code32)
 {
-	ZydisDecoderInit(d, code32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 :
-				     ZYDIS_MACHINE_MODE_LONG_64,
+	ZydisDecoderInit(d,
+			 code32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32
+				: ZYDIS_MACHINE_MODE_LONG_64,
 			 code32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
 }
 
@@ -396,8 +406,8 @@ static bool is_dot_product(const struct cand *c, unsigned kinds)
 /* REP and single string instructions need their registers in the arena. */
 static void string_insn(struct cand *c, struct rng *r, bool code32)
 {
-	static const uint8_t op[] = {0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab,
-				     0xac, 0xad, 0xae, 0xaf};
+	static const uint8_t op[] = {0xa4, 0xa5, 0xa6, 0xa7, 0xaa,
+				     0xab, 0xac, 0xad, 0xae, 0xaf};
 	static const uint8_t rep[] = {0, 0xf2, 0xf3, 0xf3};
 	unsigned p = rep[below(r, 4)];
 
@@ -406,7 +416,9 @@ static void string_insn(struct cand *c, struct rng *r, bool code32)
 	if (p)
 		add(c, p);
 	switch (below(r, code32 ? 1 + below(r, 2) * 4 : 4)) {
-	case 0: add(c, 0x66); break;
+	case 0:
+		add(c, 0x66);
+		break;
 	case 1:
 		if (!code32)
 			add(c, 0x48);
@@ -448,8 +460,11 @@ static void make_candidate(struct cand *c, struct rng *r, unsigned kinds,
 	else if ((kinds & GEN_X87) && what < 5)
 		candidate_x87(c, r, f, at, tail);
 	else
-		candidate_legacy(c, r, f, what < 8 ? 0 : what < 10 ? 1 :
-				 what - 8, at, tail);
+		candidate_legacy(c, r, f,
+				 what < 8    ? 0
+				 : what < 10 ? 1
+					     : what - 8,
+				 at, tail);
 	for (unsigned k = 0; k < 8; k++)
 		add(c, rnd(r));
 }
@@ -463,8 +478,7 @@ static void append(struct gen_code *c, const uint8_t *b, unsigned len)
 
 /* [rip+x] counts from the end of the instruction, whose length was a guess
  * when x was chosen: what misses the arena is dropped. */
-static bool rip_ok(const struct cand *c, unsigned len, uint64_t at,
-		   bool code32)
+static bool rip_ok(const struct cand *c, unsigned len, uint64_t at, bool code32)
 {
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction i;
@@ -485,8 +499,8 @@ static bool rip_ok(const struct cand *c, unsigned len, uint64_t at,
 			continue;
 		if (ops[k].mem.index != ZYDIS_REGISTER_NONE)
 			return false;
-		if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(&i, &ops[k], at,
-							   &a)) ||
+		if (!ZYAN_SUCCESS(
+			    ZydisCalcAbsoluteAddress(&i, &ops[k], at, &a)) ||
 		    a < GEN_ARENA + 4096 ||
 		    a > GEN_ARENA + GEN_ARENA_SIZE - 4096)
 			return false;
@@ -521,7 +535,8 @@ void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c)
 		make_candidate(&k, &r, kinds, at);
 		if (unmasks(seed) && is_dot_product(&k, kinds))
 			continue;
-		if (acceptable(&k, kinds, &len) && rip_ok(&k, len, at, c->code32))
+		if (acceptable(&k, kinds, &len) &&
+		    rip_ok(&k, len, at, c->code32))
 			append(c, k.b, len);
 		else
 			continue;
@@ -544,15 +559,29 @@ void gen_cut(const struct gen_code *c, unsigned k, struct gen_code *out)
 /* ---- the state ---- */
 static uint64_t interesting(struct rng *r)
 {
-	static const uint64_t odd[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff,
-				       0x8000, 0xffff, 0x7fffffff, 0x80000000,
-				       0xffffffff, 0x7fffffffffffffff,
-				       0x8000000000000000, ~0ull};
+	static const uint64_t odd[] = {0,
+				       1,
+				       2,
+				       0x7f,
+				       0x80,
+				       0xff,
+				       0x7fff,
+				       0x8000,
+				       0xffff,
+				       0x7fffffff,
+				       0x80000000,
+				       0xffffffff,
+				       0x7fffffffffffffff,
+				       0x8000000000000000,
+				       ~0ull};
 
 	switch (below(r, 4)) {
-	case 0: return odd[below(r, sizeof(odd) / 8)];
-	case 1: return below(r, 100);
-	default: return rnd(r);
+	case 0:
+		return odd[below(r, sizeof(odd) / 8)];
+	case 1:
+		return below(r, 100);
+	default:
+		return rnd(r);
 	}
 }
 
@@ -564,9 +593,14 @@ static void fill_lane(struct rng *r, uint8_t *b)
 	uint64_t x = interesting(r);
 
 	switch (below(r, 3)) {
-	case 0: memcpy(b, f, 8); break;
-	case 1: memcpy(b, &d, 8); break;
-	default: memcpy(b, &x, 8);
+	case 0:
+		memcpy(b, f, 8);
+		break;
+	case 1:
+		memcpy(b, &d, 8);
+		break;
+	default:
+		memcpy(b, &x, 8);
 	}
 }
 
@@ -627,11 +661,10 @@ void gen_print(const struct gen_code *c, unsigned k, char *buf, size_t len)
 	for (unsigned j = 0; j < n; j++)
 		at += snprintf(buf + at, len - at, "%02x",
 			       c->bytes[c->off[k] + j]);
-	if (ZYAN_SUCCESS(ZydisDisassembleIntel(c->code32 ?
-					ZYDIS_MACHINE_MODE_LONG_COMPAT_32 :
-					ZYDIS_MACHINE_MODE_LONG_64,
-					       GEN_CODE + c->off[k],
-					       c->bytes + c->off[k], n, &d)))
+	if (ZYAN_SUCCESS(ZydisDisassembleIntel(
+		    c->code32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32
+			      : ZYDIS_MACHINE_MODE_LONG_64,
+		    GEN_CODE + c->off[k], c->bytes + c->off[k], n, &d)))
 		snprintf(buf + at, len - at, "  %s", d.text);
 }
 
@@ -640,8 +673,8 @@ void gen_normalise(struct gen_state *s)
 	uint32_t tag = s->fpu[4], empty = ~tag & 0xff;
 	uint16_t fsw;
 
-	memset(s->fpu + 6, 0, 18);  /* FOP, FIP, FDP */
-	memset(s->fpu + 28, 0, 4);  /* MXCSR_MASK */
+	memset(s->fpu + 6, 0, 18); /* FOP, FIP, FDP */
+	memset(s->fpu + 28, 0, 4); /* MXCSR_MASK */
 	memset(s->fpu + 416, 0, 160);
 	for (unsigned k = 0; k < 8; k++)
 		memset(s->fpu + 32 + 16 * k + 10, 0, 6);

@@ -23,17 +23,17 @@
 #define GEN_MAX_INSNS  256
 
 /* Kinds of instruction to take from; OR them. */
-#define GEN_INT	   1u /* integer, shifts, bits, BMI, ADX, CRC32 */
-#define GEN_STRING 2u
-#define GEN_SSE	   4u /* legacy SSE to SSE4.2, AES, SHA, PCLMUL, GFNI */
-#define GEN_AVX	   8u
-#define GEN_X87	   16u /* and MMX */
-#define GEN_ALL	   31u
-#define GEN_CODE32 32u /* 32-bit code; not part of ALL */
+#define GEN_INT	       1u /* integer, shifts, bits, BMI, ADX, CRC32 */
+#define GEN_STRING     2u
+#define GEN_SSE	       4u /* legacy SSE to SSE4.2, AES, SHA, PCLMUL, GFNI */
+#define GEN_AVX	       8u
+#define GEN_X87	       16u /* and MMX */
+#define GEN_ALL	       31u
+#define GEN_CODE32     32u /* 32-bit code; not part of ALL */
 
 struct gen_code {
-	unsigned n;	/* instructions, HLT included */
-	unsigned len;	/* bytes */
+	unsigned n;   /* instructions, HLT included */
+	unsigned len; /* bytes */
 	unsigned code32;
 	uint16_t off[GEN_MAX_INSNS + 1]; /* where each begins */
 	uint8_t bytes[GEN_CODE_SIZE];

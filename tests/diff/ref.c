@@ -15,10 +15,9 @@
 #include <sys/ucontext.h>
 #include <unistd.h>
 
-static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX,
-				REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-				REG_R8,	 REG_R9,  REG_R10, REG_R11,
-				REG_R12, REG_R13, REG_R14, REG_R15};
+static const int greg_of[16] = {
+	REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+	REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 #define USER32_CS 0x23 /* Linux's selectors */
 #define USER_DS	  0x2b
 static const struct gen_state *enter;
@@ -122,7 +121,8 @@ int ref_init(void)
 	if (mmap((void *)GEN_CODE, GEN_CODE_SIZE,
 		 PROT_READ | PROT_WRITE | PROT_EXEC, fl, -1, 0) == MAP_FAILED ||
 	    mmap((void *)GEN_ARENA, GEN_ARENA_SIZE, PROT_READ | PROT_WRITE, fl,
-		 -1, 0) == MAP_FAILED || sigaltstack(&ss, NULL))
+		 -1, 0) == MAP_FAILED ||
+	    sigaltstack(&ss, NULL))
 		return -errno;
 	return 0;
 }

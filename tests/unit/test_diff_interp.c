@@ -76,8 +76,9 @@ static void interp_code(struct fix *f, const struct gen_code *c,
 	out->rip = v->rip;
 	out->rflags = v->rflags;
 	memcpy(out->fpu, v->fpu, GEN_FPU_BYTES);
-	assert_int_equal(p2m_copy_out(f->vm.p2m, ARENA_GPA, out->arena,
-				      GEN_ARENA_SIZE), 0);
+	assert_int_equal(
+		p2m_copy_out(f->vm.p2m, ARENA_GPA, out->arena, GEN_ARENA_SIZE),
+		0);
 }
 
 /* 0, or a word about the first difference. */
@@ -106,9 +107,8 @@ static const char *compare(const struct gen_state *a, const struct gen_state *b,
 
 			memcpy(&x, a->fpu + k, 8);
 			memcpy(&y, b->fpu + k, 8);
-			snprintf(buf, len,
-				 "image+%u: cpu %016lx interp %016lx", k, x,
-				 y);
+			snprintf(buf, len, "image+%u: cpu %016lx interp %016lx",
+				 k, x, y);
 			return buf;
 		}
 	for (unsigned k = 0; k < GEN_ARENA_SIZE; k++)
@@ -122,8 +122,8 @@ static const char *compare(const struct gen_state *a, const struct gen_state *b,
 
 static struct gen_state in, cpu, itp;
 
-static const char *run_both(struct fix *f, const struct gen_code *c,
-			    char *buf, size_t len)
+static const char *run_both(struct fix *f, const struct gen_code *c, char *buf,
+			    size_t len)
 {
 	ref_run(c, &in, &cpu);
 	interp_code(f, c, &in, &itp);
@@ -177,8 +177,8 @@ static void diff(struct fix *f, unsigned kinds, unsigned insns, unsigned part)
 		if (what && bad++ < 40)
 			report(f, s, &c, what);
 	}
-	print_message("seeds from %lu, %lu sequences, %lu instructions\n",
-		      seed, count, total);
+	print_message("seeds from %lu, %lu sequences, %lu instructions\n", seed,
+		      count, total);
 	assert_int_equal(bad, 0);
 }
 
@@ -225,10 +225,10 @@ static void test_all_32(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_int),    cmocka_unit_test(test_string),
-		cmocka_unit_test(test_sse),    cmocka_unit_test(test_avx),
-		cmocka_unit_test(test_x87),    cmocka_unit_test(test_all),
-		cmocka_unit_test(test_32),     cmocka_unit_test(test_all_32),
+		cmocka_unit_test(test_int), cmocka_unit_test(test_string),
+		cmocka_unit_test(test_sse), cmocka_unit_test(test_avx),
+		cmocka_unit_test(test_x87), cmocka_unit_test(test_all),
+		cmocka_unit_test(test_32),  cmocka_unit_test(test_all_32),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -12,18 +12,18 @@
 
 /* Code to run in the guest, assembled here. */
 #define SNIP_MODE(name, mode, text)                                            \
-	asm(".pushsection .rodata\n" mode "\n" #name ":\n" text               \
-	    "\n" #name "_end:\n.code64\n.popsection");                         \
+	asm(".pushsection .rodata\n" mode "\n" #name ":\n" text "\n" #name     \
+	    "_end:\n.code64\n.popsection");                                    \
 	extern const uint8_t name[], name##_end[]
-#define SNIP(name, text) SNIP_MODE(name, ".code64", text)
+#define SNIP(name, text)   SNIP_MODE(name, ".code64", text)
 #define SNIP32(name, text) SNIP_MODE(name, ".code32", text)
 #define SNIP16(name, text) SNIP_MODE(name, ".code16", text)
-#define LOAD(f, at, name) poke(f, at, name, (size_t)(name##_end - name))
+#define LOAD(f, at, name)  poke(f, at, name, (size_t)(name##_end - name))
 
-#define CODE  0x401000ul /* user pages */
-#define DATA  0x600000ul
-#define HOLE  0x700000ul /* a page that is not there, made by setup */
-#define RODAT 0x702000ul /* read-only */
+#define CODE		   0x401000ul /* user pages */
+#define DATA		   0x600000ul
+#define HOLE		   0x700000ul /* a page that is not there, made by setup */
+#define RODAT		   0x702000ul /* read-only */
 
 static int setup(void **state)
 {
@@ -269,9 +269,12 @@ static void test_divide(void **state)
 		uint64_t hi, lo, d;
 		bool sign, de;
 	} t[] = {
-		{0, 5, 0, false, true},		{0, 5, 0, true, true},
-		{1, 0, 1, false, true},		{1, 0, 2, false, false},
-		{6, ~0ull, 7, false, false},	{7, 0, 7, false, true},
+		{0, 5, 0, false, true},
+		{0, 5, 0, true, true},
+		{1, 0, 1, false, true},
+		{1, 0, 2, false, false},
+		{6, ~0ull, 7, false, false},
+		{7, 0, 7, false, true},
 		{~0ull, 1ull << 63, ~0ull, true, true},
 		{~0ull, 1ull << 63, 1, true, false},
 		{0, 1ull << 63, 1, true, true},
@@ -345,7 +348,7 @@ static void test_undefined(void **state)
 	faults(f, EXC_GP); /* too long */
 	AT(f, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
 	   0x66, 0x66, 0x66, 0x90);
-	ok(f); /* 15 bytes are not */
+	ok(f);			       /* 15 bytes are not */
 	AT(f, 0xf3, 0x0f, 0x1e, 0xc8); /* rdsspd eax: a NOP */
 	ok(f);
 	AT(f, 0xf3, 0x0f, 0x1e, 0xfa); /* endbr64 */
@@ -393,8 +396,8 @@ static void test_self_modifying(void **state)
 	struct fix *f = *state;
 	struct vcpu *v = f->v;
 	/* mov byte [rip+1], 2 ; mov eax, 1 */
-	static const uint8_t code[] = {0xc6, 0x05, 1, 0, 0, 0, 2,
-				       0xb8, 1, 0, 0, 0};
+	static const uint8_t code[] = {0xc6, 0x05, 1, 0, 0, 0,
+				       2,    0xb8, 1, 0, 0, 0};
 
 	user64(f);
 	for (int k = 0; k < 3; k++) {
@@ -432,7 +435,7 @@ static void test_single_step(void **state)
 	assert_int_equal(interp_step_raw(v), CPU_EXC);
 	assert_int_equal(v->gpr[R_RAX] & FL_TF, FL_TF);
 	v->gpr[R_RAX] = S_UDATA;
-	ok(f); /* mov ss: no trap, */
+	ok(f);					       /* mov ss: no trap, */
 	assert_int_equal(interp_step_raw(v), CPU_EXC); /* but after nop */
 	assert_int_equal(v->rip, CODE + 6);
 	/* a fault keeps RF and gives no trap */
@@ -506,8 +509,9 @@ static void test_lockstep(void **state)
 	struct vcpu *v = f->v;
 	struct mem_log log = {0};
 	static const uint8_t refused[][4] = {
-		{0x0f, 0x31}, {0xec}, {0xee}, {0x0f, 0xc7, 0xf0}, {0x6c},
-		{0x0f, 0x32}, {0x0f, 0x22, 0xd8}, {0xf4},
+		{0x0f, 0x31},	    {0xec}, {0xee},
+		{0x0f, 0xc7, 0xf0}, {0x6c}, {0x0f, 0x32},
+		{0x0f, 0x22, 0xd8}, {0xf4},
 	};
 
 	long_mode(f);
@@ -601,7 +605,7 @@ static void test_x87_exceptions(void **state)
 	fpu[0] = 0x7b; /* ZM = 0 */
 	oks(f, 3);
 	assert_int_equal(fpu[2] & 0x84, 0x84); /* ZE, ES */
-	ok(f); /* does not wait */
+	ok(f);				       /* does not wait */
 	assert_int_equal(v->gpr[R_RAX] & 0x84, 0x84);
 	faults(f, EXC_MF);
 	v->rip += 2;
@@ -628,18 +632,18 @@ static void test_unit_checks(void **state)
 		uint8_t b[6];
 		uint8_t em, ts, no_osfxsr, no_osxsave; /* vectors; 0: runs */
 	} t[] = {
-		{{0xd9, 0xe8}, EXC_NM, EXC_NM, 0, 0},	 /* fld1 */
-		{{0x9b}, 0, EXC_NM, 0, 0},		 /* fwait (MP) */
+		{{0xd9, 0xe8}, EXC_NM, EXC_NM, 0, 0},	    /* fld1 */
+		{{0x9b}, 0, EXC_NM, 0, 0},		    /* fwait (MP) */
 		{{0x0f, 0xef, 0xc0}, EXC_UD, EXC_NM, 0, 0}, /* pxor mm */
 		{{0x66, 0x0f, 0xef, 0xc0}, EXC_UD, EXC_NM, EXC_UD, 0},
-		{{0x0f, 0x2a, 0xc1}, EXC_UD, EXC_NM, EXC_UD, 0}, /* cvtpi2ps */
+		{{0x0f, 0x2a, 0xc1}, EXC_UD, EXC_NM, EXC_UD, 0},  /* cvtpi2ps */
 		{{0xc5, 0xf9, 0xef, 0xc0}, 0, EXC_NM, 0, EXC_UD}, /* vpxor */
 		{{0xc5, 0xf8, 0x77}, 0, EXC_NM, 0, EXC_UD}, /* vzeroupper */
 		{{0x0f, 0xae, 0x13}, EXC_UD, EXC_NM, EXC_UD, 0}, /* ldmxcsr */
-		{{0x0f, 0xae, 0x03}, EXC_NM, EXC_NM, 0, 0}, /* fxsave */
-		{{0x0f, 0xae, 0x23}, 0, EXC_NM, 0, EXC_UD}, /* xsave */
-		{{0xf3, 0x0f, 0xb8, 0xc1}, 0, 0, 0, 0}, /* popcnt */
-		{{0x0f, 0x77}, EXC_UD, EXC_NM, 0, 0}, /* emms */
+		{{0x0f, 0xae, 0x03}, EXC_NM, EXC_NM, 0, 0},	 /* fxsave */
+		{{0x0f, 0xae, 0x23}, 0, EXC_NM, 0, EXC_UD},	 /* xsave */
+		{{0xf3, 0x0f, 0xb8, 0xc1}, 0, 0, 0, 0},		 /* popcnt */
+		{{0x0f, 0x77}, EXC_UD, EXC_NM, 0, 0},		 /* emms */
 	};
 
 	user64(f);
@@ -649,14 +653,17 @@ static void test_unit_checks(void **state)
 		uint64_t cr0 = v->cr0, cr4 = v->cr4;
 
 		for (unsigned how = 0; how < 4; how++) {
-			uint8_t want = how == 0 ? t[k].em : how == 1 ? t[k].ts
-				     : how == 2 ? t[k].no_osfxsr
-						: t[k].no_osxsave;
+			uint8_t want = how == 0	  ? t[k].em
+				       : how == 1 ? t[k].ts
+				       : how == 2 ? t[k].no_osfxsr
+						  : t[k].no_osxsave;
 
-			v->cr0 = cr0 | (how == 0 ? CR0_EM :
-					how == 1 ? CR0_TS | CR0_MP : 0);
-			v->cr4 = cr4 & ~(how == 2 ? CR4_OSFXSR :
-					 how == 3 ? CR4_OSXSAVE : 0);
+			v->cr0 = cr0 | (how == 0   ? CR0_EM
+					: how == 1 ? CR0_TS | CR0_MP
+						   : 0);
+			v->cr4 = cr4 & ~(how == 2   ? CR4_OSFXSR
+					 : how == 3 ? CR4_OSXSAVE
+						    : 0);
 			poke64(f, DATA, 0x1f80);
 			at(f, t[k].b, 6);
 			if (want)
@@ -987,7 +994,7 @@ static void test_segment_limits(void **state)
 	v->seg[SEG_CS].limit = ~0u;
 	AT(f, 0xeb, 0x10);
 	v->seg[SEG_CS].limit = CODE + 0x10;
-	faults(f, EXC_GP); /* target */
+	faults(f, EXC_GP);		  /* target */
 	v->seg[SEG_DS] = seg_of(0, 0, 0); /* null */
 	AT(f, 0x8b, 0x03);
 	faults(f, EXC_GP);
@@ -1074,10 +1081,20 @@ static void test_system(void **state)
 	struct fix *f = *state;
 	struct vcpu *v = f->v;
 	static const uint8_t gp[][4] = {
-		{0xf4}, {0x0f, 0x32}, {0x0f, 0x30}, {0x0f, 0x20, 0xc0},
-		{0x0f, 0x22, 0xd8}, {0x0f, 0x06}, {0x0f, 0x01, 0x38},
-		{0x0f, 0x09}, {0x0f, 0x01, 0xf8}, {0x0f, 0x33},
-		{0x0f, 0x00, 0xd8}, {0x0f, 0x01, 0x13}, {0xfa}, {0xec},
+		{0xf4},
+		{0x0f, 0x32},
+		{0x0f, 0x30},
+		{0x0f, 0x20, 0xc0},
+		{0x0f, 0x22, 0xd8},
+		{0x0f, 0x06},
+		{0x0f, 0x01, 0x38},
+		{0x0f, 0x09},
+		{0x0f, 0x01, 0xf8},
+		{0x0f, 0x33},
+		{0x0f, 0x00, 0xd8},
+		{0x0f, 0x01, 0x13},
+		{0xfa},
+		{0xec},
 	};
 
 	user64(f);

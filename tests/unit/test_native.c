@@ -35,9 +35,8 @@ static int teardown(void **state)
 	return 0;
 }
 
-static const struct native_thunk *get(enum x86_mode mode,
-				      enum native_kind kind, const uint8_t *b,
-				      unsigned n)
+static const struct native_thunk *get(enum x86_mode mode, enum native_kind kind,
+				      const uint8_t *b, unsigned n)
 {
 	struct x86_insn x;
 	bool full;
@@ -91,8 +90,8 @@ static void test_memory(void **state)
 
 	/* paddd xmm3, gs:[r12+r13*4+0x11223344] */
 	memcpy(regs.mem, m, 16);
-	run(GET(X86_MODE_LONG64, NATIVE_VEC, 0x65, 0x66, 0x43, 0x0f, 0xfe,
-		0x9c, 0xac, 0x44, 0x33, 0x22, 0x11));
+	run(GET(X86_MODE_LONG64, NATIVE_VEC, 0x65, 0x66, 0x43, 0x0f, 0xfe, 0x9c,
+		0xac, 0x44, 0x33, 0x22, 0x11));
 	assert_memory_equal(xmm(3), m, 16);
 	/* movdqu [rip+..], xmm3 in 64, [bx+si] in 16 bits */
 	memset(regs.mem, 0, 16);

@@ -62,8 +62,8 @@ static inline enum x86_mode current_mode(const struct vcpu *v)
 		return X86_MODE_LONG64;
 	if (!(v->cr0 & CR0_PE) || (v->rflags & FL_VM))
 		return X86_MODE_REAL16;
-	return v->seg[SEG_CS].attr & SEG_ATTR_DB ? X86_MODE_PROT32 :
-						   X86_MODE_PROT16;
+	return v->seg[SEG_CS].attr & SEG_ATTR_DB ? X86_MODE_PROT32
+						 : X86_MODE_PROT16;
 }
 
 static inline struct insn *dcache_slot(struct vcpu *v, gva_t lin)
@@ -125,9 +125,8 @@ static void keep_code_page(struct vcpu *v, gva_t lin)
 	iv->stats.code_pages++;
 }
 
-static inline bool insn_is(const struct insn *in, gva_t lin,
-			   enum x86_mode mode, uint64_t w0, uint64_t w1,
-			   unsigned got)
+static inline bool insn_is(const struct insn *in, gva_t lin, enum x86_mode mode,
+			   uint64_t w0, uint64_t w1, unsigned got)
 {
 	const uint64_t *m = len_mask[in->len];
 
@@ -152,8 +151,8 @@ static enum cpu_status decoded(struct vcpu *v, gva_t lin, enum x86_mode mode,
 	return CPU_OK;
 }
 
-static enum cpu_status fetch_slow(struct vcpu *v, gva_t lin,
-				  enum x86_mode mode, struct insn **out)
+static enum cpu_status fetch_slow(struct vcpu *v, gva_t lin, enum x86_mode mode,
+				  struct insn **out)
 {
 	union code_bytes buf = {.w = {0, 0}};
 	unsigned got;
@@ -166,9 +165,8 @@ static enum cpu_status fetch_slow(struct vcpu *v, gva_t lin,
 
 /* The bytes at lin. Most come straight from a page kept; they are looked at
  * anew each time, as the guest may just have written there. */
-static inline enum cpu_status fetch_linear(struct vcpu *v, gva_t lin,
-					   enum x86_mode mode,
-					   struct insn **out)
+static inline enum cpu_status
+fetch_linear(struct vcpu *v, gva_t lin, enum x86_mode mode, struct insn **out)
 {
 	struct interp_vcpu *iv = v->interp;
 	struct code_page *c = code_slot(v, lin);
@@ -314,11 +312,10 @@ void interp_vcpu_fini(struct vcpu *v)
 /* ---- as an engine ---- */
 static const struct stat_desc interp_stat_desc[] = {
 #define DESC(name, help) STAT_DESC_ENTRY(interp_stats, name, help),
-	INTERP_STATS(DESC)
-};
+	INTERP_STATS(DESC)};
 
-static void interp_tlb_flush(struct vcpu *v, enum tlb_flush kind,
-			     uint16_t pcid, gva_t gva)
+static void interp_tlb_flush(struct vcpu *v, enum tlb_flush kind, uint16_t pcid,
+			     gva_t gva)
 {
 	if (kind == TLB_FLUSH_PAGE || kind == TLB_FLUSH_PAGE_PCID)
 		mem_flush_page(v, gva);
@@ -353,8 +350,9 @@ static int interp_probe(char *why, size_t len)
 {
 	if (__builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx2"))
 		return 0;
-	snprintf(why, len, "this CPU lacks BMI2 or AVX2 (x86-64-v3); use a "
-			   "newer machine or CPU model");
+	snprintf(why, len,
+		 "this CPU lacks BMI2 or AVX2 (x86-64-v3); use a "
+		 "newer machine or CPU model");
 	return -ENODEV;
 }
 

@@ -11,6 +11,7 @@
  */
 #include "vmm/cpu/interp_priv.h"
 
+/* clang-format off */
 /* X(size, suffix of the mnemonic, operand modifier) */
 #define FOR_SIZES(X, nm) X(nm, 1, "b", "b") X(nm, 2, "w", "w")                 \
 	X(nm, 4, "l", "k") X(nm, 8, "q", "q")
@@ -61,17 +62,27 @@ FOR_SIZES(BIN_HANDLER, sub)
 FOR_SIZES(BIN_HANDLER, xor)
 FOR_SIZES(CMP_HANDLER, cmp)
 FOR_SIZES(CMP_HANDLER, test)
+/* clang-format on */
 
 void interp_cmp(unsigned size, uint64_t a, uint64_t b, uint64_t *fl)
 {
 	switch (size) {
-	case 1: cmp_do_1(a, b, fl); break;
-	case 2: cmp_do_2(a, b, fl); break;
-	case 4: cmp_do_4(a, b, fl); break;
-	default: cmp_do_8(a, b, fl); break;
+	case 1:
+		cmp_do_1(a, b, fl);
+		break;
+	case 2:
+		cmp_do_2(a, b, fl);
+		break;
+	case 4:
+		cmp_do_4(a, b, fl);
+		break;
+	default:
+		cmp_do_8(a, b, fl);
+		break;
 	}
 }
 
+/* clang-format off */
 /* ---- one operand ---- */
 #define UN_HANDLER(nm, sz, sfx, mod)                                           \
 static enum cpu_status h_##nm##_##sz(struct vcpu *v, const struct insn *in)    \
@@ -131,6 +142,7 @@ static enum cpu_status h_##nm##_##sz(struct vcpu *v, const struct insn *in)    \
 }
 FOR_SIZES3(SHIFTD_HANDLER, shld)
 FOR_SIZES3(SHIFTD_HANDLER, shrd)
+/* clang-format on */
 
 /* ---- multiply: one operand ---- */
 static enum cpu_status h_mul_any(struct vcpu *v, const struct insn *in,
@@ -142,19 +154,37 @@ static enum cpu_status h_mul_any(struct vcpu *v, const struct insn *in,
 
 	TRY(opnd_read(v, in, 0, size, MEM_READ, &b));
 #define WIDE_ASM(ins, x)                                                       \
-	asm(FLAGS_IN "movq %[lo], %%rax\n\t" ins "\n\tmovq %%rax, %[lo]"       \
-	    FLAGS_OUT                                                          \
-	    : [lo] "+r"(lo), [hi] "+d"(hi), "+a"(ax) : [b] "r"(x) : "cc")
+	asm(FLAGS_IN "movq %[lo], %%rax\n\t" ins                               \
+		     "\n\tmovq %%rax, %[lo]" FLAGS_OUT                         \
+	    : [lo] "+r"(lo), [hi] "+d"(hi), "+a"(ax)                           \
+	    : [b] "r"(x)                                                       \
+	    : "cc")
 #define MUL_ASM(ins) WIDE_ASM(ins, b)
 	switch (size | sign << 4) {
-	case 1: MUL_ASM("mulb %b[b]"); break;
-	case 2: MUL_ASM("mulw %w[b]"); break;
-	case 4: MUL_ASM("mull %k[b]"); break;
-	case 8: MUL_ASM("mulq %q[b]"); break;
-	case 17: MUL_ASM("imulb %b[b]"); break;
-	case 18: MUL_ASM("imulw %w[b]"); break;
-	case 20: MUL_ASM("imull %k[b]"); break;
-	default: MUL_ASM("imulq %q[b]"); break;
+	case 1:
+		MUL_ASM("mulb %b[b]");
+		break;
+	case 2:
+		MUL_ASM("mulw %w[b]");
+		break;
+	case 4:
+		MUL_ASM("mull %k[b]");
+		break;
+	case 8:
+		MUL_ASM("mulq %q[b]");
+		break;
+	case 17:
+		MUL_ASM("imulb %b[b]");
+		break;
+	case 18:
+		MUL_ASM("imulw %w[b]");
+		break;
+	case 20:
+		MUL_ASM("imull %k[b]");
+		break;
+	default:
+		MUL_ASM("imulq %q[b]");
+		break;
 	}
 	v->rflags = flags_unpack(v->rflags, ax);
 	v->gpr[R_RAX] = lo;
@@ -182,15 +212,21 @@ static enum cpu_status h_imul(struct vcpu *v, const struct insn *in)
 	switch (size) {
 	case 2:
 		asm(FLAGS_IN "imulw %w[b], %w[a]" FLAGS_OUT
-		    : [a] "+r"(a), "+a"(ax) : [b] "r"(b) : "cc");
+		    : [a] "+r"(a), "+a"(ax)
+		    : [b] "r"(b)
+		    : "cc");
 		break;
 	case 4:
 		asm(FLAGS_IN "imull %k[b], %k[a]" FLAGS_OUT
-		    : [a] "+r"(a), "+a"(ax) : [b] "r"(b) : "cc");
+		    : [a] "+r"(a), "+a"(ax)
+		    : [b] "r"(b)
+		    : "cc");
 		break;
 	default:
 		asm(FLAGS_IN "imulq %q[b], %q[a]" FLAGS_OUT
-		    : [a] "+r"(a), "+a"(ax) : [b] "r"(b) : "cc");
+		    : [a] "+r"(a), "+a"(ax)
+		    : [b] "r"(b)
+		    : "cc");
 	}
 	reg_set(v, in->op[0].reg, size, a);
 	v->rflags = flags_unpack(v->rflags, ax);
@@ -237,14 +273,30 @@ static enum cpu_status h_div_any(struct vcpu *v, const struct insn *in,
 		return vcpu_raise(v, EXC_DE);
 	switch (size | sign << 4) {
 #define DIV_ASM(ins) WIDE_ASM(ins, d)
-	case 1: DIV_ASM("divb %b[b]"); break;
-	case 2: DIV_ASM("divw %w[b]"); break;
-	case 4: DIV_ASM("divl %k[b]"); break;
-	case 8: DIV_ASM("divq %q[b]"); break;
-	case 17: DIV_ASM("idivb %b[b]"); break;
-	case 18: DIV_ASM("idivw %w[b]"); break;
-	case 20: DIV_ASM("idivl %k[b]"); break;
-	default: DIV_ASM("idivq %q[b]"); break;
+	case 1:
+		DIV_ASM("divb %b[b]");
+		break;
+	case 2:
+		DIV_ASM("divw %w[b]");
+		break;
+	case 4:
+		DIV_ASM("divl %k[b]");
+		break;
+	case 8:
+		DIV_ASM("divq %q[b]");
+		break;
+	case 17:
+		DIV_ASM("idivb %b[b]");
+		break;
+	case 18:
+		DIV_ASM("idivw %w[b]");
+		break;
+	case 20:
+		DIV_ASM("idivl %k[b]");
+		break;
+	default:
+		DIV_ASM("idivq %q[b]");
+		break;
 	}
 	v->rflags = flags_unpack(v->rflags, ax);
 	v->gpr[R_RAX] = lo;
@@ -264,6 +316,7 @@ static enum cpu_status h_idiv(struct vcpu *v, const struct insn *in)
 }
 
 /* ---- moves ---- */
+/* clang-format off */
 #define MOV_HANDLER(nm, sz, sfx, mod)                                          \
 static enum cpu_status h_##nm##_##sz(struct vcpu *v, const struct insn *in)    \
 {                                                                              \
@@ -273,6 +326,7 @@ static enum cpu_status h_##nm##_##sz(struct vcpu *v, const struct insn *in)    \
 	return opnd_write(v, in, 0, sz, a);                                    \
 }
 FOR_SIZES(MOV_HANDLER, mov)
+/* clang-format on */
 
 /* The hottest forms. */
 static enum cpu_status h_mov_rr8(struct vcpu *v, const struct insn *in)
@@ -374,6 +428,7 @@ static enum cpu_status h_xchg(struct vcpu *v, const struct insn *in)
 	return opnd_write(v, in, 1, size, a);
 }
 
+/* clang-format off */
 #define XADD_HANDLER(nm, sz, sfx, mod)                                         \
 static enum cpu_status h_xadd_##sz(struct vcpu *v, const struct insn *in)      \
 {                                                                              \
@@ -414,6 +469,7 @@ static enum cpu_status h_cmpxchg_##sz(struct vcpu *v, const struct insn *in)   \
 	return CPU_OK;                                                         \
 }
 FOR_SIZES(CMPXCHG_HANDLER, cmpxchg)
+/* clang-format on */
 
 static enum cpu_status h_cmpxchg8b(struct vcpu *v, const struct insn *in)
 {
@@ -558,6 +614,7 @@ static enum cpu_status h_sahf(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format off */
 #define FLAG_HANDLER(nm, e)                                                    \
 static enum cpu_status h_##nm(struct vcpu *v, const struct insn *in)           \
 {                                                                              \
@@ -569,6 +626,7 @@ FLAG_HANDLER(stc, v->rflags | FL_CF)
 FLAG_HANDLER(cmc, v->rflags ^ FL_CF)
 FLAG_HANDLER(cld, v->rflags & ~FL_DF)
 FLAG_HANDLER(std, v->rflags | FL_DF)
+/* clang-format on */
 
 /* ---- BCD (not in 64-bit mode, so not for the host to execute) ---- */
 static uint64_t szp_flags(uint8_t r)
@@ -613,8 +671,8 @@ static enum cpu_status h_aaa(struct vcpu *v, const struct insn *in)
 	bool adj = (ax & 15) > 9 || (v->rflags & FL_AF);
 
 	if (adj)
-		ax = in->mnemonic == ZYDIS_MNEMONIC_AAS ? ax - 0x106 :
-							  ax + 0x106;
+		ax = in->mnemonic == ZYDIS_MNEMONIC_AAS ? ax - 0x106
+							: ax + 0x106;
 	reg_set(v, R_RAX, 2, ax & 0xff0f);
 	set_flags(v, FL_ARITH, (adj ? FL_AF | FL_CF : 0) | szp_flags(ax & 15));
 	return CPU_OK;
@@ -668,6 +726,7 @@ static enum cpu_status h_bound(struct vcpu *v, const struct insn *in)
 	return idx < lo || idx > hi ? vcpu_raise(v, EXC_BR) : CPU_OK;
 }
 
+/* clang-format off */
 #define CMOV(c) OPS1(CMOV##c, 0, h_cmov)
 #define SETCC(c) OPS1(SET##c, 0, h_setcc)
 const struct op_desc interp_ops_alu[] = {
@@ -703,3 +762,4 @@ const struct op_desc interp_ops_alu[] = {
 	OPS1(SALC, 0, h_salc), OPS1(BOUND, 0, h_bound),
 	{0},
 };
+/* clang-format on */

@@ -7,6 +7,7 @@
 
 #include "vmm/cpu/interp_priv.h"
 
+/* clang-format off */
 /* ---- BT, BTS, BTR, BTC ---- */
 static uint64_t bt_do(uint16_t mnemonic, unsigned size, uint64_t a, uint64_t n,
 		      uint64_t *fl)
@@ -39,6 +40,7 @@ static uint64_t bt_do(uint16_t mnemonic, unsigned size, uint64_t a, uint64_t n,
 	*fl = flags_unpack(*fl, ax);
 	return a;
 }
+/* clang-format on */
 
 static enum cpu_status h_bt(struct vcpu *v, const struct insn *in)
 {
@@ -74,6 +76,7 @@ static enum cpu_status h_bt(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format off */
 /* ---- one source, one destination register, native semantics ---- */
 /* The whole 64-bit destination goes through: BSF and BSR of zero leave it. */
 #define SCAN_HANDLER(nm)                                                       \
@@ -154,6 +157,7 @@ BMI_BIN_HANDLER(pext)
 BMI_BIN_HANDLER(sarx)
 BMI_BIN_HANDLER(shlx)
 BMI_BIN_HANDLER(shrx)
+/* clang-format on */
 
 static enum cpu_status h_rorx(struct vcpu *v, const struct insn *in)
 {
@@ -182,6 +186,7 @@ static enum cpu_status h_mulx(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format off */
 #define ADX_HANDLER(nm)                                                        \
 static enum cpu_status h_##nm(struct vcpu *v, const struct insn *in)           \
 {                                                                              \
@@ -203,6 +208,7 @@ static enum cpu_status h_##nm(struct vcpu *v, const struct insn *in)           \
 }
 ADX_HANDLER(adcx)
 ADX_HANDLER(adox)
+/* clang-format on */
 
 static enum cpu_status h_crc32(struct vcpu *v, const struct insn *in)
 {
@@ -211,15 +217,24 @@ static enum cpu_status h_crc32(struct vcpu *v, const struct insn *in)
 
 	TRY(opnd_read(v, in, 1, in->op[1].size, MEM_READ, &b));
 	switch (in->op[1].size) {
-	case 1: crc = _mm_crc32_u8(crc, b); break;
-	case 2: crc = _mm_crc32_u16(crc, b); break;
-	case 4: crc = _mm_crc32_u32(crc, b); break;
-	default: crc = _mm_crc32_u64(crc, b); break;
+	case 1:
+		crc = _mm_crc32_u8(crc, b);
+		break;
+	case 2:
+		crc = _mm_crc32_u16(crc, b);
+		break;
+	case 4:
+		crc = _mm_crc32_u32(crc, b);
+		break;
+	default:
+		crc = _mm_crc32_u64(crc, b);
+		break;
 	}
 	v->gpr[in->op[0].reg] = crc;
 	return CPU_OK;
 }
 
+/* clang-format off */
 const struct op_desc interp_ops_bits[] = {
 	OPS1(BT, 0, h_bt), OPS1(BTS, 0, h_bt), OPS1(BTR, 0, h_bt),
 	OPS1(BTC, 0, h_bt), OPS1(BSF, 0, h_bsf), OPS1(BSR, 0, h_bsr),
@@ -233,3 +248,4 @@ const struct op_desc interp_ops_bits[] = {
 	OPS1(ADOX, 0, h_adox), OPS1(CRC32, 0, h_crc32),
 	{0},
 };
+/* clang-format on */

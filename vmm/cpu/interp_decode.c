@@ -35,10 +35,11 @@ enum cpu_status interp_nop(struct vcpu *v, const struct insn *in)
 }
 
 /* ---- what CPUID shows ---- */
-#define BASE 0xff
-#define NEVER 0xfe
+#define BASE   0xff
+#define NEVER  0xfe
 #define S(set) ZYDIS_ISA_SET_##set
 
+/* clang-format off */
 /* The feature of an ISA set, BASE (always there), or NEVER (never shown). */
 static unsigned isa_feature(ZydisISASet set)
 {
@@ -91,6 +92,7 @@ static unsigned isa_feature(ZydisISASet set)
 		return NEVER;
 	}
 }
+/* clang-format on */
 #undef S
 
 static bool shown(const struct vcpu *v, const struct x86_insn *x)
@@ -151,8 +153,8 @@ static void decode_mem(struct insn *in, const ZydisDecodedOperandMem *m)
 			in->flags |= INSN_DISP64;
 		}
 	}
-	in->seg = x86_seg_number(m->segment) < 0 ? SEG_DS :
-						   x86_seg_number(m->segment);
+	in->seg = x86_seg_number(m->segment) < 0 ? SEG_DS
+						 : x86_seg_number(m->segment);
 	if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP)
 		in->flags |= INSN_RIPREL;
 	else if ((n = x86_gpr_number(m->base, &high)) >= 0)
@@ -222,8 +224,8 @@ static void decode_operands(struct insn *in, const struct x86_insn *x)
 			break;
 		case ZYDIS_OPERAND_TYPE_POINTER:
 			o->kind = OPK_IMM;
-			in->imm = (uint64_t)s->ptr.segment << 32 |
-				  s->ptr.offset;
+			in->imm =
+				(uint64_t)s->ptr.segment << 32 | s->ptr.offset;
 			break;
 		case ZYDIS_OPERAND_TYPE_IMMEDIATE:
 			o->kind = OPK_IMM;
@@ -252,11 +254,16 @@ static insn_fn pick(const struct op_desc *d, const struct insn *in)
 		return d->fn[0];
 	size = d->fn[0] ? in->op[0].size : in->opsize;
 	switch (size) {
-	case 1: return d->fn[0];
-	case 2: return d->fn[1];
-	case 4: return d->fn[2];
-	case 8: return d->fn[3];
-	default: return NULL;
+	case 1:
+		return d->fn[0];
+	case 2:
+		return d->fn[1];
+	case 4:
+		return d->fn[2];
+	case 8:
+		return d->fn[3];
+	default:
+		return NULL;
 	}
 }
 
@@ -268,8 +275,8 @@ static insn_fn pick_general(const struct op_desc *d, const struct x86_insn *x,
 	in->flags |= d->flags;
 	if (in->mnemonic == ZYDIS_MNEMONIC_MOV) {
 		fn = interp_mov_system(in);
-		if (fn && (in->op[0].kind == OPK_CR ||
-			   in->op[1].kind == OPK_CR))
+		if (fn &&
+		    (in->op[0].kind == OPK_CR || in->op[1].kind == OPK_CR))
 			in->flags |= INSN_VOLATILE;
 		if (!fn)
 			fn = interp_mov_fast(in);
@@ -301,8 +308,7 @@ static bool find_handler(struct vcpu *v, const struct x86_insn *x,
 }
 
 enum cpu_status interp_decode(struct vcpu *v, enum x86_mode mode, gva_t lin,
-			      const uint8_t *buf, unsigned got,
-			      struct insn *in)
+			      const uint8_t *buf, unsigned got, struct insn *in)
 {
 	struct x86_insn x;
 

@@ -152,17 +152,22 @@ static enum cpu_status h_ret_far(struct vcpu *v, const struct insn *in)
 insn_fn interp_far_fn(const struct insn *in)
 {
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_JMP: return h_jmp_far;
-	case ZYDIS_MNEMONIC_CALL: return h_call_far;
-	case ZYDIS_MNEMONIC_RET: return h_ret_far;
-	default: return NULL;
+	case ZYDIS_MNEMONIC_JMP:
+		return h_jmp_far;
+	case ZYDIS_MNEMONIC_CALL:
+		return h_call_far;
+	case ZYDIS_MNEMONIC_RET:
+		return h_ret_far;
+	default:
+		return NULL;
 	}
 }
 
 static enum cpu_status h_iret(struct vcpu *v, const struct insn *in)
 {
-	return cpu_iret(v, in->mnemonic == ZYDIS_MNEMONIC_IRETQ ? 8 :
-			   in->mnemonic == ZYDIS_MNEMONIC_IRETD ? 4 : 2);
+	return cpu_iret(v, in->mnemonic == ZYDIS_MNEMONIC_IRETQ	  ? 8
+			   : in->mnemonic == ZYDIS_MNEMONIC_IRETD ? 4
+								  : 2);
 }
 
 static enum cpu_status h_int(struct vcpu *v, const struct insn *in)
@@ -170,8 +175,12 @@ static enum cpu_status h_int(struct vcpu *v, const struct insn *in)
 	uint8_t vec;
 
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_INT1: vec = EXC_DB; break;
-	case ZYDIS_MNEMONIC_INT3: vec = EXC_BP; break;
+	case ZYDIS_MNEMONIC_INT1:
+		vec = EXC_DB;
+		break;
+	case ZYDIS_MNEMONIC_INT3:
+		vec = EXC_BP;
+		break;
 	case ZYDIS_MNEMONIC_INTO:
 		vec = EXC_OF;
 		if (!(v->rflags & FL_OF)) {
@@ -179,7 +188,8 @@ static enum cpu_status h_int(struct vcpu *v, const struct insn *in)
 			return CPU_OK;
 		}
 		break;
-	default: vec = in->imm;
+	default:
+		vec = in->imm;
 	}
 	return cpu_soft_interrupt(v, vec, rip_next(v, in));
 }
@@ -319,6 +329,7 @@ static enum cpu_status h_leave(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format off */
 #define JCC(c) OPS1(J##c, INSN_BRANCH, h_jcc)
 #define BR INSN_BRANCH
 const struct op_desc interp_ops_flow[] = {
@@ -344,3 +355,4 @@ const struct op_desc interp_ops_flow[] = {
 	OPS1(ENTER, 0, h_enter), OPS1(LEAVE, 0, h_leave),
 	{0},
 };
+/* clang-format on */

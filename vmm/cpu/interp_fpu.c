@@ -25,33 +25,34 @@
 #include "vmm/cpu/interp_priv.h"
 #include "vmm/cpu/native.h"
 
-#define FX_FCW	 0
-#define FX_FSW	 2
-#define FX_FTW	 4
-#define FX_FOP	 6
-#define FX_FIP	 8
-#define FX_FDP	 16
-#define FX_MXCSR 24
-#define FX_MXMASK 28
-#define FX_ST	 32
-#define FX_XMM	 160
-#define XS_BV	 512
-#define XS_COMP	 520
-#define XS_YMM	 576
+#define FX_FCW	    0
+#define FX_FSW	    2
+#define FX_FTW	    4
+#define FX_FOP	    6
+#define FX_FIP	    8
+#define FX_FDP	    16
+#define FX_MXCSR    24
+#define FX_MXMASK   28
+#define FX_ST	    32
+#define FX_XMM	    160
+#define XS_BV	    512
+#define XS_COMP	    520
+#define XS_YMM	    576
 #define IMAGE_BYTES 832
 
-#define XC_X87 1u
-#define XC_SSE 2u
-#define XC_AVX 4u
-#define MXCSR_MASK 0xffffu
-#define MXCSR_INIT 0x1f80u
-#define FSW_ES 0x80
+#define XC_X87	    1u
+#define XC_SSE	    2u
+#define XC_AVX	    4u
+#define MXCSR_MASK  0xffffu
+#define MXCSR_INIT  0x1f80u
+#define FSW_ES	    0x80
 
 static inline uint8_t *image(struct vcpu *v)
 {
 	return v->fpu;
 }
 
+/* clang-format off */
 #define GETTER(t)                                                              \
 static inline t get_##t(const void *p)                                         \
 {                                                                              \
@@ -66,6 +67,7 @@ static inline void put_##t(void *p, t x)                                       \
 GETTER(uint16_t)
 GETTER(uint32_t)
 GETTER(uint64_t)
+/* clang-format on */
 
 /* Registers n of the image: 16 low bytes, 16 high bytes. */
 static inline uint8_t *xmm(struct vcpu *v, unsigned n)
@@ -146,6 +148,7 @@ static enum cpu_status check_class(struct vcpu *v, unsigned cls)
 	return CPU_OK;
 }
 
+/* clang-format off */
 /* x87 instructions that do not wait for a pending exception. */
 static bool non_waiting(uint16_t mnemonic)
 {
@@ -160,6 +163,7 @@ static bool non_waiting(uint16_t mnemonic)
 		return false;
 	}
 }
+/* clang-format on */
 
 static enum cpu_status check_fpu(struct vcpu *v, const struct insn *in)
 {
@@ -287,8 +291,7 @@ static enum cpu_status h_vec(struct vcpu *v, const struct insn *in)
 		return simd_exception(v, mxcsr, raised);
 	}
 	if (m.write)
-		TRY(mem_write(v, lin, r.mem, m.size,
-			      mem_acc(in, MEM_WRITE)));
+		TRY(mem_write(v, lin, r.mem, m.size, mem_acc(in, MEM_WRITE)));
 	put_uint32_t(image(v) + FX_MXCSR, mxcsr | raised);
 	thunk_results(v, in, &r);
 	return CPU_OK;
@@ -395,8 +398,7 @@ static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 	if (is_environment(in->mnemonic))
 		patch_environment(in, saved, r.mem);
 	if (m.write)
-		TRY(mem_write(v, lin, r.mem, m.size,
-			      mem_acc(in, MEM_WRITE)));
+		TRY(mem_write(v, lin, r.mem, m.size, mem_acc(in, MEM_WRITE)));
 	put_uint32_t(f + FX_MXCSR, mxcsr | raised);
 	if (loads_pointers(in->mnemonic))
 		put_uint32_t(f + FX_MXMASK, MXCSR_MASK);
@@ -418,8 +420,8 @@ static enum cpu_status h_ldmxcsr(struct vcpu *v, const struct insn *in)
 {
 	uint32_t a;
 
-	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR ?
-			   CLS_AVX : CLS_SSE));
+	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR ? CLS_AVX
+								   : CLS_SSE));
 	TRY(mop_read(v, in, &a, 4, MEM_READ));
 	if (a & ~MXCSR_MASK)
 		return vcpu_raise_err(v, EXC_GP, 0);
@@ -429,8 +431,8 @@ static enum cpu_status h_ldmxcsr(struct vcpu *v, const struct insn *in)
 
 static enum cpu_status h_stmxcsr(struct vcpu *v, const struct insn *in)
 {
-	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR ?
-			   CLS_AVX : CLS_SSE));
+	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR ? CLS_AVX
+								   : CLS_SSE));
 	return mop_write(v, in, image(v) + FX_MXCSR, 4);
 }
 
@@ -480,8 +482,8 @@ static void x87_head_in(const struct insn *in, uint8_t *f, const uint8_t *h)
 }
 
 static enum cpu_status state_address(struct vcpu *v, const struct insn *in,
-				     unsigned len, unsigned align,
-				     unsigned acc, gva_t *lin)
+				     unsigned len, unsigned align, unsigned acc,
+				     gva_t *lin)
 {
 	TRY(ea_linear(v, in, len, acc, lin));
 	if (*lin & (align - 1))
@@ -593,8 +595,8 @@ static bool xrstor_header_ok(const struct vcpu *v, const uint8_t *buf)
 	}
 	/* The standard form wants bytes 8..23 of the header to be 0, the
 	 * compacted one 16..63. */
-	for (unsigned k = rest; k < (get_uint64_t(buf + XS_COMP) >> 63 ?
-				     XS_YMM : XS_BV + 24); k++)
+	for (unsigned k = rest;
+	     k < (get_uint64_t(buf + XS_COMP) >> 63 ? XS_YMM : XS_BV + 24); k++)
 		if (buf[k])
 			return false;
 	return true;
@@ -665,9 +667,10 @@ static enum cpu_status h_maskmov(struct vcpu *v, const struct insn *in)
 	uint8_t *src, *mask;
 	gva_t lin[16];
 
-	TRY(check_class(v, mm ? CLS_MMX :
-			   in->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ?
-			   CLS_SSE : CLS_AVX));
+	TRY(check_class(v, mm ? CLS_MMX
+			   : in->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU
+				   ? CLS_SSE
+				   : CLS_AVX));
 	normalise(v);
 	if (mm && x87_pending(v))
 		return vcpu_raise(v, EXC_MF);
@@ -688,6 +691,7 @@ static enum cpu_status h_maskmov(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format off */
 static unsigned element_size(uint16_t mnemonic)
 {
 	switch (mnemonic) {
@@ -735,6 +739,8 @@ static enum cpu_status h_vmaskmov(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format on */
+/* clang-format off */
 static bool gather_index_is_64(uint16_t mnemonic)
 {
 	switch (mnemonic) {
@@ -745,6 +751,7 @@ static bool gather_index_is_64(uint16_t mnemonic)
 		return false;
 	}
 }
+/* clang-format on */
 
 /* Gathers: dst (op 0), VSIB memory (op 1), mask (op 2). An element that has
  * been loaded clears its mask, so a fault in the middle can be resumed. */
@@ -774,8 +781,8 @@ static enum cpu_status h_gather(struct vcpu *v, const struct insn *in)
 			memset(mask + k * es, 0, es);
 			continue;
 		}
-		off += (is == 8 ? get_uint64_t(idx + 8 * k) :
-			(uint64_t)(int32_t)get_uint32_t(idx + 4 * k))
+		off += (is == 8 ? get_uint64_t(idx + 8 * k)
+				: (uint64_t)(int32_t)get_uint32_t(idx + 4 * k))
 		       << in->scale;
 		if (in->base != REG_NONE)
 			off += v->gpr[in->base];
@@ -798,6 +805,7 @@ static enum cpu_status h_gather(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format off */
 /* ---- decoding ---- */
 static bool aligned_by_name(uint16_t mnemonic)
 {
@@ -825,6 +833,7 @@ static bool unaligned_by_name(uint16_t mnemonic)
 	}
 }
 
+/* clang-format on */
 static unsigned alignment(const struct x86_insn *x, const struct insn *in)
 {
 	struct mem_opnd m = mem_operand(in);
@@ -843,16 +852,17 @@ static unsigned alignment(const struct x86_insn *x, const struct insn *in)
 static bool converts_to_mmx(uint16_t mnemonic)
 {
 	switch (mnemonic) {
-	case ZYDIS_MNEMONIC_CVTPS2PI: case ZYDIS_MNEMONIC_CVTTPS2PI:
-	case ZYDIS_MNEMONIC_CVTPD2PI: case ZYDIS_MNEMONIC_CVTTPD2PI:
+	case ZYDIS_MNEMONIC_CVTPS2PI:
+	case ZYDIS_MNEMONIC_CVTTPS2PI:
+	case ZYDIS_MNEMONIC_CVTPD2PI:
+	case ZYDIS_MNEMONIC_CVTTPD2PI:
 		return true;
 	default:
 		return false;
 	}
 }
 
-static enum insn_class classify(const struct x86_insn *x,
-				const struct insn *in)
+static enum insn_class classify(const struct x86_insn *x, const struct insn *in)
 {
 	bool mm = false, vec = false;
 
@@ -869,13 +879,17 @@ static enum insn_class classify(const struct x86_insn *x,
 		vec |= in->op[k].kind == OPK_XMM;
 	}
 	if (mm || x->i.meta.isa_ext == ZYDIS_ISA_EXT_MMX)
-		return vec || converts_to_mmx(in->mnemonic) ? CLS_SSEMMX :
-							       CLS_MMX;
+		return vec || converts_to_mmx(in->mnemonic) ? CLS_SSEMMX
+							    : CLS_MMX;
 	switch (x->i.meta.isa_ext) {
-	case ZYDIS_ISA_EXT_SSE: case ZYDIS_ISA_EXT_SSE2:
-	case ZYDIS_ISA_EXT_SSE3: case ZYDIS_ISA_EXT_SSSE3:
-	case ZYDIS_ISA_EXT_SSE4: case ZYDIS_ISA_EXT_AES:
-	case ZYDIS_ISA_EXT_PCLMULQDQ: case ZYDIS_ISA_EXT_SHA:
+	case ZYDIS_ISA_EXT_SSE:
+	case ZYDIS_ISA_EXT_SSE2:
+	case ZYDIS_ISA_EXT_SSE3:
+	case ZYDIS_ISA_EXT_SSSE3:
+	case ZYDIS_ISA_EXT_SSE4:
+	case ZYDIS_ISA_EXT_AES:
+	case ZYDIS_ISA_EXT_PCLMULQDQ:
+	case ZYDIS_ISA_EXT_SHA:
 	case ZYDIS_ISA_EXT_GFNI:
 		return CLS_SSE;
 	default:
@@ -906,9 +920,8 @@ bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
 	in->align = alignment(x, in);
 	x87 = in->cls != CLS_SSE && in->cls != CLS_AVX;
 	for (int tries = 0; tries < 2; tries++) {
-		t = native_get(v->interp->native,
-				       x87 ? NATIVE_X87 : NATIVE_VEC, x,
-				       bytes, &full);
+		t = native_get(v->interp->native, x87 ? NATIVE_X87 : NATIVE_VEC,
+			       x, bytes, &full);
 		if (t || !full)
 			break;
 		interp_native_full(v);
@@ -918,6 +931,7 @@ bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
 	return t;
 }
 
+/* clang-format off */
 const struct op_desc interp_ops_fpu[] = {
 	OPS1(FWAIT, 0, h_fwait),
 	OPS1(LDMXCSR, 0, h_ldmxcsr), OPS1(VLDMXCSR, 0, h_ldmxcsr),
@@ -939,3 +953,4 @@ const struct op_desc interp_ops_fpu[] = {
 	OPS1(VPGATHERQD, 0, h_gather), OPS1(VPGATHERQQ, 0, h_gather),
 	{0},
 };
+/* clang-format on */

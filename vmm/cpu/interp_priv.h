@@ -34,6 +34,7 @@ struct native_thunk;
  */
 typedef enum cpu_status (*insn_fn)(struct vcpu *v, const struct insn *in);
 
+/* clang-format off */
 enum opnd_kind {
 	OPK_NONE,
 	OPK_REG,  /* general register */
@@ -44,7 +45,9 @@ enum opnd_kind {
 	OPK_XMM, OPK_YMM, OPK_MM, OPK_ST,
 	OPK_OTHER,
 };
+/* clang-format on */
 
+/* clang-format off */
 struct opnd {
 	uint8_t kind : 4; /* enum opnd_kind */
 	uint8_t reg : 4;
@@ -88,12 +91,14 @@ struct insn {
 	struct opnd op[4];
 } __attribute__((aligned(64)));
 _Static_assert(sizeof(struct insn) == 64, "one cache line");
+/* clang-format on */
 
 static inline unsigned op_action(const struct insn *in, unsigned k)
 {
 	return in->actions >> (2 * k) & 3;
 }
 
+/* clang-format off */
 #define INSN_BRANCH    1u  /* the handler sets rip */
 #define INSN_FLAT      2u  /* linear address = offset: 64-bit, not FS/GS */
 #define INSN_STACKSEG  4u  /* SS: faults are #SS */
@@ -101,10 +106,17 @@ static inline unsigned op_action(const struct insn *in, unsigned k)
 #define INSN_VOLATILE  16u /* side effects: not under lockstep */
 #define INSN_NOTRAP    32u /* RFLAGS.TF is judged by its new value */
 #define INSN_DISP64    64u /* the address is disp64 alone */
+/* clang-format on */
 
 /* What a vector or x87 instruction needs to be allowed to run. */
 enum insn_class {
-	CLS_NONE, CLS_X87, CLS_FWAIT, CLS_MMX, CLS_SSE, CLS_SSEMMX, CLS_AVX,
+	CLS_NONE,
+	CLS_X87,
+	CLS_FWAIT,
+	CLS_MMX,
+	CLS_SSE,
+	CLS_SSEMMX,
+	CLS_AVX,
 	CLS_XSAVE,
 };
 
@@ -113,18 +125,20 @@ enum insn_class {
 #define DCACHE_SIZE (1u << DCACHE_BITS)
 #define CODE_PAGES  256
 
+/* clang-format off */
 #define INTERP_STATS(X)                                                        \
 	X(instructions, "guest instructions completed")                        \
 	X(decodes, "instructions decoded (misses of the decode cache)")        \
 	X(code_pages, "pages looked up to fetch code from")                    \
 	X(code_drops, "times all of those were forgotten")                     \
 	X(native_full, "times the code cache of the native thunks was full")
+/* clang-format on */
 
 struct native;
 struct interp_vcpu {
-	struct insn *dcache;	/* DCACHE_SIZE, direct mapped */
-	struct native *native;	/* code cache of the vector thunks */
-	struct insn tmp;	/* an instruction that is not cached */
+	struct insn *dcache;   /* DCACHE_SIZE, direct mapped */
+	struct native *native; /* code cache of the vector thunks */
+	struct insn tmp;       /* an instruction that is not cached */
 	/* Pages that code was fetched from, while nothing has changed. */
 	struct code_page {
 		gva_t key; /* address | user */
@@ -144,10 +158,12 @@ struct op_desc {
 	insn_fn fn[4]; /* by size of the first operand: 1, 2, 4, 8; or only
 			  fn[0] for all */
 };
+/* clang-format off */
 #define OPS1(m, fl, f)	{ZYDIS_MNEMONIC_##m, fl, {f, NULL, NULL, NULL}}
 #define OPS4(m, fl, f)	{ZYDIS_MNEMONIC_##m, fl, {f##_1, f##_2, f##_4, f##_8}}
 /* By opsize 2, 4, 8. */
 #define OPS3(m, fl, f)	{ZYDIS_MNEMONIC_##m, fl, {NULL, f##_2, f##_4, f##_8}}
+/* clang-format on */
 
 extern const struct op_desc interp_ops_alu[], interp_ops_bits[],
 	interp_ops_flow[], interp_ops_sys[], interp_ops_fpu[];
@@ -218,8 +234,9 @@ static inline uint64_t rip_next(const struct vcpu *v, const struct insn *in)
 
 	if (likely(in->mode == X86_MODE_LONG64))
 		return r;
-	return in->mode == X86_MODE_PROT32 ? (uint32_t)r :
-	       (v->seg[SEG_CS].attr & SEG_ATTR_DB) ? (uint32_t)r : (uint16_t)r;
+	return in->mode == X86_MODE_PROT32	     ? (uint32_t)r
+	       : (v->seg[SEG_CS].attr & SEG_ATTR_DB) ? (uint32_t)r
+						     : (uint16_t)r;
 }
 
 /* ---- memory operand ---- */
@@ -230,8 +247,7 @@ static inline uint64_t ea_offset(const struct vcpu *v, const struct insn *in)
 	if (in->base != REG_NONE)
 		a += v->gpr[in->base];
 	else if (in->flags & (INSN_RIPREL | INSN_DISP64))
-		a = in->flags & INSN_DISP64 ? in->disp64 :
-					      a + v->rip + in->len;
+		a = in->flags & INSN_DISP64 ? in->disp64 : a + v->rip + in->len;
 	if (in->index != REG_NONE)
 		a += v->gpr[in->index] << in->scale;
 	if (likely(in->asize == 8))
@@ -376,9 +392,9 @@ static inline enum cpu_status stack_read(struct vcpu *v, const struct insn *in,
 	return mem_read(v, lin, val, size, MEM_READ | MEM_STACK);
 }
 
-static inline enum cpu_status stack_write(struct vcpu *v,
-					  const struct insn *in, uint64_t sp,
-					  unsigned size, uint64_t val)
+static inline enum cpu_status stack_write(struct vcpu *v, const struct insn *in,
+					  uint64_t sp, unsigned size,
+					  uint64_t val)
 {
 	gva_t lin;
 
@@ -420,6 +436,7 @@ static inline uint64_t flags_unpack(uint64_t fl, uint32_t ax)
 	       (uint64_t)(ax & 1) << 11;
 }
 
+/* clang-format off */
 /* The 16 conditions (SDM vol. 2, appendix B.1.4.7). */
 static inline bool cond_true(uint64_t fl, unsigned cc)
 {
@@ -439,4 +456,5 @@ static inline bool cond_true(uint64_t fl, unsigned cc)
 	}
 	return r ^ (cc & 1);
 }
+/* clang-format on */
 #endif

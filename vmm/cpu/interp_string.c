@@ -12,8 +12,15 @@
  */
 #include "vmm/cpu/interp_priv.h"
 
-enum string_op { STR_MOVS, STR_CMPS, STR_STOS, STR_LODS, STR_SCAS, STR_INS,
-		 STR_OUTS };
+enum string_op {
+	STR_MOVS,
+	STR_CMPS,
+	STR_STOS,
+	STR_LODS,
+	STR_SCAS,
+	STR_INS,
+	STR_OUTS
+};
 #define STEP_ELEMENTS 1024
 
 /* Source: DS or an override. Destination: always ES. */
@@ -35,8 +42,7 @@ struct str {
 	unsigned size;
 };
 
-static void str_load(const struct vcpu *v, const struct insn *in,
-		     struct str *s)
+static void str_load(const struct vcpu *v, const struct insn *in, struct str *s)
 {
 	s->size = in->opsize;
 	s->step = v->rflags & FL_DF ? -(int64_t)s->size : (int64_t)s->size;
@@ -87,7 +93,8 @@ static bool overlaps(struct vcpu *v, gva_t src, gva_t dst, unsigned len)
 		return false; /* (negative is large) */
 	if ((src ^ dst) < PAGE_SIZE)
 		return true;
-	if (mmu_walk(v, src, WALK_PROBE, &a) || mmu_walk(v, dst, WALK_PROBE, &b))
+	if (mmu_walk(v, src, WALK_PROBE, &a) ||
+	    mmu_walk(v, dst, WALK_PROBE, &b))
 		return true; /* will fault: by elements is exact */
 	return (a.gpa ^ b.gpa) < PAGE_SIZE;
 }
@@ -105,8 +112,9 @@ static enum cpu_status str_bulk(struct vcpu *v, const struct insn *in,
 	if (s->step < 0 || n < 4 || in->mode != X86_MODE_LONG64 || v->mem_log)
 		return CPU_OK;
 	if (in->asize != 8) /* may wrap in the middle */
-		n = min_u64(n, (size_mask(in->asize) - (s->si > s->di ?
-			       s->si : s->di)) / size);
+		n = min_u64(n, (size_mask(in->asize) -
+				(s->si > s->di ? s->si : s->di)) /
+				       size);
 	TRY(str_linear(v, in, SEG_ES, s->di, size, MEM_WRITE, &dst));
 	n = min_u64(n, in_page(s->di, size, dst));
 	if (in->cc == STR_MOVS) {
@@ -140,8 +148,7 @@ static enum cpu_status str_io(struct vcpu *v, const struct insn *in,
 
 	TRY(cpu_io_check(v, port, s->size));
 	if (in->cc == STR_INS) {
-		TRY(str_linear(v, in, SEG_ES, s->di, s->size, MEM_WRITE,
-			       &lin));
+		TRY(str_linear(v, in, SEG_ES, s->di, s->size, MEM_WRITE, &lin));
 		TRY(mem_probe_write(v, lin, s->size, MEM_WRITE));
 		TRY(cpu_in(v, port, s->size, &val));
 		return mem_write(v, lin, &val, s->size, MEM_WRITE);
@@ -215,6 +222,7 @@ static enum cpu_status h_string(struct vcpu *v, const struct insn *in)
 	return CPU_OK;
 }
 
+/* clang-format off */
 static const struct {
 	uint16_t mnemonic;
 	uint8_t op, size;
@@ -233,6 +241,7 @@ static const struct {
 	{ZYDIS_MNEMONIC_OUTSW, STR_OUTS, 2},
 	{ZYDIS_MNEMONIC_OUTSD, STR_OUTS, 4},
 };
+/* clang-format on */
 
 bool interp_string_decode(const struct x86_insn *x, struct insn *in)
 {

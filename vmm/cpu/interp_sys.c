@@ -202,11 +202,10 @@ static enum cpu_status h_clac(struct vcpu *v, const struct insn *in)
 }
 
 /* ---- ports ---- */
-static uint16_t io_port(const struct vcpu *v, const struct insn *in,
-			unsigned n)
+static uint16_t io_port(const struct vcpu *v, const struct insn *in, unsigned n)
 {
-	return in->op[n].kind == OPK_IMM ? (uint8_t)in->imm :
-					   (uint16_t)v->gpr[R_RDX];
+	return in->op[n].kind == OPK_IMM ? (uint8_t)in->imm
+					 : (uint16_t)v->gpr[R_RDX];
 }
 
 static enum cpu_status h_in(struct vcpu *v, const struct insn *in)
@@ -244,8 +243,8 @@ static enum cpu_status h_mov_from_cr(struct vcpu *v, const struct insn *in)
 
 static enum cpu_status h_mov_to_cr(struct vcpu *v, const struct insn *in)
 {
-	uint64_t val = reg_get(v, in->op[1].reg,
-			       in->mode == X86_MODE_LONG64 ? 8 : 4);
+	uint64_t val =
+		reg_get(v, in->op[1].reg, in->mode == X86_MODE_LONG64 ? 8 : 4);
 
 	TRY(need_cpl0(v));
 	if (in->op[0].kind == OPK_CR)
@@ -317,11 +316,21 @@ static enum cpu_status h_lds(struct vcpu *v, const struct insn *in)
 	uint16_t sel;
 
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_LDS: s = SEG_DS; break;
-	case ZYDIS_MNEMONIC_LES: s = SEG_ES; break;
-	case ZYDIS_MNEMONIC_LFS: s = SEG_FS; break;
-	case ZYDIS_MNEMONIC_LGS: s = SEG_GS; break;
-	default: s = SEG_SS; break;
+	case ZYDIS_MNEMONIC_LDS:
+		s = SEG_DS;
+		break;
+	case ZYDIS_MNEMONIC_LES:
+		s = SEG_ES;
+		break;
+	case ZYDIS_MNEMONIC_LFS:
+		s = SEG_FS;
+		break;
+	case ZYDIS_MNEMONIC_LGS:
+		s = SEG_GS;
+		break;
+	default:
+		s = SEG_SS;
+		break;
 	}
 	TRY(mop_read(v, in, buf, size + 2, MEM_READ));
 	memcpy(&off, buf, size);
@@ -350,8 +359,8 @@ static enum cpu_status h_lgdt(struct vcpu *v, const struct insn *in)
 
 static enum cpu_status h_sgdt(struct vcpu *v, const struct insn *in)
 {
-	const struct dtable *t = in->mnemonic == ZYDIS_MNEMONIC_SIDT ?
-				 &v->idtr : &v->gdtr;
+	const struct dtable *t =
+		in->mnemonic == ZYDIS_MNEMONIC_SIDT ? &v->idtr : &v->gdtr;
 	unsigned size = in->mode == X86_MODE_LONG64 ? 8 : 4;
 	uint8_t buf[10];
 
@@ -368,8 +377,8 @@ static enum cpu_status h_lldt(struct vcpu *v, const struct insn *in)
 	TRY(need_protected(v));
 	TRY(need_cpl0(v));
 	TRY(opnd_read(v, in, 0, 2, MEM_READ, &a));
-	return in->mnemonic == ZYDIS_MNEMONIC_LTR ? cpu_ltr(v, a) :
-						    cpu_lldt(v, a);
+	return in->mnemonic == ZYDIS_MNEMONIC_LTR ? cpu_ltr(v, a)
+						  : cpu_lldt(v, a);
 }
 
 /* SLDT, STR, SMSW: 16 bits to memory, zero-extended to a register (SMSW gives
@@ -381,9 +390,9 @@ static enum cpu_status h_sldt(struct vcpu *v, const struct insn *in)
 	if (in->mnemonic != ZYDIS_MNEMONIC_SMSW)
 		TRY(need_protected(v));
 	TRY(cpu_umip_check(v));
-	a = in->mnemonic == ZYDIS_MNEMONIC_SLDT ? v->ldtr.sel :
-	    in->mnemonic == ZYDIS_MNEMONIC_STR	? v->tr.sel :
-						  v->cr0;
+	a = in->mnemonic == ZYDIS_MNEMONIC_SLDT	 ? v->ldtr.sel
+	    : in->mnemonic == ZYDIS_MNEMONIC_STR ? v->tr.sel
+						 : v->cr0;
 	if (in->op[0].kind == OPK_MEM)
 		return mop_write(v, in, &a, 2);
 	reg_set(v, in->op[0].reg, in->opsize, a);
@@ -473,6 +482,7 @@ static enum cpu_status h_clflush(struct vcpu *v, const struct insn *in)
 /* MONITOR, VMCALL, XBEGIN and the like have no entry: #UD. */
 #define BR INSN_BRANCH
 #define VO INSN_VOLATILE
+/* clang-format off */
 const struct op_desc interp_ops_sys[] = {
 	OPS1(CPUID, 0, h_cpuid), OPS1(RDTSC, VO, h_rdtsc),
 	OPS1(RDTSCP, VO, h_rdtsc), OPS1(RDPID, 0, h_rdpid),
@@ -512,3 +522,4 @@ const struct op_desc interp_ops_sys[] = {
 	OPS1(UD2, 0, interp_ud),
 	{0},
 };
+/* clang-format on */

@@ -40,11 +40,11 @@
 #define CODE_BYTES  (1u << 20)
 #define SLOTS	    8192u /* a power of two */
 #define MAX_THUNKS  6000u
-#define THUNK_BYTES 1024  /* of one, at most: 16 registers and change */
+#define THUNK_BYTES 1024 /* of one, at most: 16 registers and change */
 
-#define OFF_XMM 160 /* in the XSAVE image (SDM vol. 1, 13.4) */
-#define OFF_YMM_HI 576
-#define OFF(field) offsetof(struct native_regs, field)
+#define OFF_XMM	    160 /* in the XSAVE image (SDM vol. 1, 13.4) */
+#define OFF_YMM_HI  576
+#define OFF(field)  offsetof(struct native_regs, field)
 
 struct slot {
 	struct native_thunk t;
@@ -168,7 +168,7 @@ static void emit_vec_store(struct buf *e, unsigned n)
 
 /* ---- what the instruction needs ---- */
 struct needs {
-	uint32_t vec;	/* registers, a bit each */
+	uint32_t vec; /* registers, a bit each */
 	bool mem, gpr_reg, gpr_rm, implicit, is4, flags_in, flags_out;
 };
 
@@ -222,8 +222,17 @@ static bool analyse(const struct x86_insn *x, struct needs *nd)
 static bool is_legacy_prefix(uint8_t b)
 {
 	switch (b) {
-	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
-	case 0x2e: case 0x36: case 0x3e: case 0x26: case 0x64: case 0x65:
+	case 0x66:
+	case 0x67:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x26:
+	case 0x64:
+	case 0x65:
 		return true;
 	default:
 		return false;
@@ -237,7 +246,8 @@ static bool ignores_w(const ZydisDecodedInstruction *i, const struct needs *nd)
 	if (i->machine_mode == ZYDIS_MACHINE_MODE_LONG_64)
 		return false;
 	switch (i->mnemonic) {
-	case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTSI2SS:
+	case ZYDIS_MNEMONIC_VCVTSI2SD:
 	case ZYDIS_MNEMONIC_VMOVD:
 		return true;
 	default:
@@ -245,8 +255,8 @@ static bool ignores_w(const ZydisDecodedInstruction *i, const struct needs *nd)
 	}
 }
 
-static void emit_insn(struct buf *e, const struct x86_insn *x,
-		      const uint8_t *b, const struct needs *nd)
+static void emit_insn(struct buf *e, const struct x86_insn *x, const uint8_t *b,
+		      const struct needs *nd)
 {
 	const ZydisDecodedInstruction *i = &x->i;
 	bool has_modrm = i->attributes & ZYDIS_ATTRIB_HAS_MODRM;
@@ -317,7 +327,7 @@ static void build(struct buf *e, enum native_kind kind,
 {
 	if (kind == NATIVE_X87)
 		EMIT(e, 0x48, 0x0f, 0xae, 0x0e); /* fxrstor64 [rsi] */
-	EMIT(e, 0x0f, 0xae, 0x57, OFF(mxcsr)); /* ldmxcsr [rdi+..] */
+	EMIT(e, 0x0f, 0xae, 0x57, OFF(mxcsr));	 /* ldmxcsr [rdi+..] */
 	for (unsigned n = 0; n < 16 && kind == NATIVE_VEC; n++)
 		if (nd->vec & 1u << n)
 			emit_vec_load(e, n);
@@ -340,15 +350,15 @@ static void build(struct buf *e, enum native_kind kind,
 	}
 	if (nd->flags_out)
 		EMIT(e, 0x9c, 0x8f, 0x47, OFF(rflags)); /* pushfq; pop */
-	EMIT(e, 0x0f, 0xae, 0x5f, OFF(mxcsr)); /* stmxcsr [rdi+..] */
+	EMIT(e, 0x0f, 0xae, 0x5f, OFF(mxcsr));		/* stmxcsr [rdi+..] */
 	for (unsigned n = 0; n < 16 && kind == NATIVE_VEC; n++)
 		if (nd->vec & 1u << n)
 			emit_vec_store(e, n);
 	if (kind == NATIVE_X87)
-		EMIT(e, 0x48, 0x0f, 0xae, 0x06, /* fxsave64 [rsi] */
-		     0xdb, 0xe3);		 /* fninit */
+		EMIT(e, 0x48, 0x0f, 0xae, 0x06,	    /* fxsave64 [rsi] */
+		     0xdb, 0xe3);		    /* fninit */
 	EMIT(e, 0x0f, 0xae, 0x57, OFF(host_mxcsr)); /* ldmxcsr */
-	EMIT(e, 0xc5, 0xf8, 0x77, 0xc3);	     /* vzeroupper; ret */
+	EMIT(e, 0xc5, 0xf8, 0x77, 0xc3);	    /* vzeroupper; ret */
 }
 
 /* ---- the cache ---- */

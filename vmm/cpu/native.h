@@ -12,10 +12,10 @@
 
 /* What a thunk works on besides the XSAVE image. */
 struct native_regs {
-	uint64_t gpr; /* the instruction's general register operand */
+	uint64_t gpr;		/* the instruction's general register operand */
 	uint64_t rcx, rdx, rax; /* implicit ones (PCMPESTRI, FNSTSW) */
-	uint64_t rflags; /* in and out: arithmetic flags */
-	uint32_t mxcsr;	 /* in: to run with; out: after */
+	uint64_t rflags;	/* in and out: arithmetic flags */
+	uint32_t mxcsr;		/* in: to run with; out: after */
 	uint32_t host_mxcsr;
 	uint8_t mem[128] __attribute__((aligned(64))); /* memory operand */
 };

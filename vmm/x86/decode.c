@@ -31,11 +31,9 @@ static void init_decoders(void)
 		ZydisDecoderEnableMode(&decoders[i], ZYDIS_DECODER_MODE_CET,
 				       ZYAN_FALSE);
 		ZydisDecoderEnableMode(&decoders[i],
-				       ZYDIS_DECODER_MODE_CLDEMOTE,
-				       ZYAN_FALSE);
+				       ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
 		ZydisDecoderEnableMode(&decoders[i],
-				       ZYDIS_DECODER_MODE_WBNOINVD,
-				       ZYAN_FALSE);
+				       ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
 	}
 }
 
@@ -50,8 +48,7 @@ enum x86_decode_result x86_decode(enum x86_mode mode, const uint8_t *buf,
 					   &out->i);
 	if (ZYAN_SUCCESS(st))
 		st = ZydisDecoderDecodeOperands(&decoders[mode], &ctx, &out->i,
-						out->op,
-						out->i.operand_count);
+						out->op, out->i.operand_count);
 	if (ZYAN_SUCCESS(st))
 		return X86_DECODE_OK;
 	if (st == ZYDIS_STATUS_NO_MORE_DATA)

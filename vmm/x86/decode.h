@@ -24,9 +24,9 @@ struct x86_insn {
 
 enum x86_decode_result {
 	X86_DECODE_OK,
-	X86_DECODE_SHORT,   /* more than len bytes are needed */
+	X86_DECODE_SHORT,    /* more than len bytes are needed */
 	X86_DECODE_TOO_LONG, /* more than 15 bytes: #GP(0) */
-	X86_DECODE_BAD,	    /* #UD */
+	X86_DECODE_BAD,	     /* #UD */
 };
 
 /* Decode at buf[0..len), len <= 15. Hidden operands are included. Fills *out
