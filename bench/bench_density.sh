@@ -36,7 +36,11 @@ need "$SARDINE" "$KERNEL" "$INITRD"
 command -v jq >/dev/null || die "needs jq: apt-get install jq"
 [ "$many" -gt "$few" ] || die "-N must be larger than -n"
 
-available() { awk '/^MemAvailable:/ { print $2 * 1024 }' /proc/meminfo; }
+manager=''
+trap '[ -z "$manager" ] || { kill -TERM $manager; wait $manager; } 2>/dev/null
+	rm -rf "$work"' EXIT
+
+available() { awk '/^MemAvailable:/ { printf "%.0f", $2 * 1024 }' /proc/meminfo; }
 # Clock ticks that the manager and its monitors have used.
 ticks()
 {
@@ -87,6 +91,7 @@ pack()
 	kill -TERM $manager
 	wait $manager
 	status=$?
+	manager=''
 	[ $status = 0 ] || die "pack ended with status $status: $(cat "$work/err")"
 }
 
