@@ -36,7 +36,7 @@
 #include "vmm/dev/platform.h"
 #include "vmm/x86/regs.h"
 
-#define MIN_PERIOD_NS 20000
+#define MIN_PERIOD_NS 100000
 
 /* Register numbers: MMIO offset / 16 and x2APIC MSR - 0x800. */
 enum {

@@ -26,7 +26,7 @@
 
 #include "vmm/dev/platform.h"
 
-#define MIN_TICKS   24 /* 20 us */
+#define MIN_TICKS   119 /* 100 us */
 #define REFRESH_NS  15085
 
 /* Port 0x61 */
