@@ -356,7 +356,8 @@ static bool operand_ok(const ZydisDecodedInstruction *i,
 		return false; /* VSIB: any address */
 	/* A bit string reaches far with a random bit number. */
 	return i->meta.category != ZYDIS_CATEGORY_BITBYTE || o->id != 0 ||
-	       ops[1].type != ZYDIS_OPERAND_TYPE_REGISTER;
+	       ops[1].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	       (is_gpr(ops[1].reg.value, &n) && n == (code32 ? 3 : 14));
 }
 
 static void init_decoder(ZydisDecoder *d, bool code32)
@@ -508,43 +509,216 @@ static bool rip_ok(const struct cand *c, unsigned len, uint64_t at, bool code32)
 	return true;
 }
 
-void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c)
+/* ---- groups: instructions that only make sense one after the other ---- */
+#define INSN(c, ...)                                                           \
+	append(c, (const uint8_t[]){__VA_ARGS__},                              \
+	       sizeof((const uint8_t[]){__VA_ARGS__}))
+
+static void append_disp(struct gen_code *c, struct cand *k, uint32_t disp)
 {
-	struct rng r = {seed * 2 + 1};
+	add32(k, disp);
+	append(c, k->b, k->n);
+	k->n = 0;
+}
+
+static void string_group(struct gen_code *c, struct rng *r)
+{
+	struct cand k = {.n = 0};
+
+	string_setup(&k, r, c->code32);
+	append(c, k.b, 7);
+	append(c, k.b + 7, 7);
+	append(c, k.b + 14, 5);
+	k.n = 0;
+	string_insn(&k, r, c->code32);
+	append(c, k.b, k.n);
+}
+
+/* Small indices, then VPGATHER/VGATHER of any kind. */
+static void gather_group(struct gen_code *c, struct rng *r)
+{
+	unsigned d = below(r, 8), i = (d + 1 + below(r, 7)) % 8, m;
+	unsigned op = 0x90 + below(r, 4), w = rnd(r) & 0x80;
+	bool q = op & 1;
+	struct cand k = {.n = 0};
+
+	do
+		m = below(r, 8);
+	while (m == d || m == i);
+	/* vpsrld/q ymm_i, ymm_i, 22 or 54 */
+	INSN(c, 0xc5, 0x85 | (~i & 15) << 3, q ? 0x73 : 0x72, 0xd0 | i,
+	     q ? 54 : 22);
+	add(&k, 0xc4);
+	add(&k, c->code32 ? 0xe2 : 0xc2);
+	add(&k, w | (~m & 15) << 3 | below(r, 2) << 2 | 1);
+	add(&k, op);
+	add(&k, 0x84 | d << 3);
+	add(&k, below(r, 4) << 6 | i << 3 | (c->code32 ? 5 : 7));
+	append_disp(c, &k, displacement(r));
+}
+
+static void maskmov_group(struct gen_code *c, struct rng *r)
+{
+	struct cand k = {.n = 0};
+
+	if (c->code32)
+		add(&k, 0x8d), add(&k, 0xbd);
+	else
+		add(&k, 0x49), add(&k, 0x8d), add(&k, 0xbf);
+	append_disp(c, &k, displacement(r));
+	switch (below(r, 3)) {
+	case 0:
+		INSN(c, 0x66, 0x0f, 0xf7, 0xc0 | below(r, 64));
+		break;
+	case 1:
+		INSN(c, 0xc5, 0xf9, 0xf7, 0xc0 | below(r, 64));
+		break;
+	default:
+		INSN(c, 0x0f, 0xf7, 0xc0 | below(r, 64));
+	}
+}
+
+/* MXCSR with another rounding mode, all masked. */
+static void mxcsr_group(struct gen_code *c, struct rng *r)
+{
+	uint32_t m = 0x1f80 | below(r, 4) << 13 | below(r, 64);
+	int32_t d = displacement(r);
+	struct cand k = {.n = 0};
+
+	if (!c->code32)
+		add(&k, 0x41);
+	add(&k, 0xc7), add(&k, c->code32 ? 0x85 : 0x87), add32(&k, d);
+	append_disp(c, &k, m);
+	if (!c->code32)
+		add(&k, 0x41);
+	add(&k, 0x0f), add(&k, 0xae), add(&k, c->code32 ? 0x95 : 0x97);
+	append_disp(c, &k, d);
+}
+
+static void stack_group(struct gen_code *c, struct rng *r)
+{
+	struct cand k = {.n = 0};
+
+	switch (below(r, 5)) {
+	case 0: /* push imm; popf: any flags but TF, IF on */
+		add(&k, 0x68);
+		append_disp(c, &k, 0x202 | (rnd(r) & 0xcd5));
+		INSN(c, 0x9d);
+		break;
+	case 1: /* enter; leave */
+		INSN(c, 0xc8, below(r, 64), 0, 0);
+		INSN(c, 0xc9);
+		break;
+	case 2: /* call the next; pop eax */
+		INSN(c, 0xe8, 0, 0, 0, 0);
+		INSN(c, 0x58);
+		break;
+	case 3: /* push the address after; ret */
+		add(&k, 0x68);
+		append_disp(c, &k, GEN_CODE + c->len + 6);
+		INSN(c, 0xc3);
+		break;
+	default: /* mov eax, after; jmp rax */
+		add(&k, 0xb8);
+		append_disp(c, &k, GEN_CODE + c->len + 7);
+		INSN(c, 0xff, 0xe0);
+	}
+}
+
+/* A jump over the next groups: where its rel8 is, and how many are left. */
+struct skip {
+	unsigned at, groups;
+};
+
+static void jump_group(struct gen_code *c, struct rng *r, struct skip *s)
+{
+	switch (below(r, 6)) {
+	case 0:
+		INSN(c, 0xeb, 0);
+		break;
+	case 1:
+		INSN(c, 0xe0 + below(r, 4), 0); /* loop.., jrcxz */
+		break;
+	default:
+		INSN(c, 0x70 | below(r, 16), 0);
+	}
+	s->at = c->len;
+	s->groups = 1 + below(r, 3);
+}
+
+/* A group is done: land the jump whose time has come. Groups are short; one
+ * that is too far lands at once, at the last place that it can reach. */
+static void land(struct gen_code *c, struct skip *s)
+{
+	if (!s->groups)
+		return;
+	if (c->len - s->at > 127) {
+		s->groups = 0; /* stays a jump to the next instruction */
+		return;
+	}
+	if (--s->groups == 0)
+		c->bytes[s->at - 1] = c->len - s->at;
+}
+
+static bool special_group(struct gen_code *c, struct rng *r, unsigned kinds,
+			  struct skip *s)
+{
+	unsigned what = below(r, 48);
+
+	if (what < 3 && (kinds & GEN_STRING))
+		string_group(c, r);
+	else if (what == 3 && (kinds & GEN_AVX))
+		gather_group(c, r);
+	else if (what == 4 && (kinds & GEN_AVX) && (kinds & GEN_X87))
+		maskmov_group(c, r);
+	else if (what == 5 && (kinds & GEN_SSE))
+		mxcsr_group(c, r);
+	else if (what < 8 && (kinds & GEN_FLOW))
+		stack_group(c, r);
+	else if (what < 11 && (kinds & GEN_FLOW) && !s->groups)
+		jump_group(c, r, s);
+	else
+		return false;
+	return true;
+}
+
+static bool random_group(struct gen_code *c, struct rng *r, unsigned kinds,
+			 bool no_dots)
+{
+	uint64_t at = GEN_CODE + c->len;
 	struct cand k;
 	unsigned len;
 
+	make_candidate(&k, r, kinds, at);
+	if (no_dots && is_dot_product(&k, kinds))
+		return false;
+	if (!acceptable(&k, kinds, &len) || !rip_ok(&k, len, at, c->code32))
+		return false;
+	append(c, k.b, len);
+	/* AAA, AAS: flags that nobody knows; TEST AL, AL hides them */
+	if (c->code32 && (k.b[len - 1] == 0x37 || k.b[len - 1] == 0x3f))
+		INSN(c, 0x84, 0xc0);
+	return true;
+}
+
+void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c)
+{
+	struct rng r = {seed * 2 + 1};
+	struct skip s = {0, 0};
+
 	c->n = c->len = 0;
 	c->code32 = !!(kinds & GEN_CODE32);
-	if (n >= GEN_MAX_INSNS - 4)
-		n = GEN_MAX_INSNS - 4;
+	if (n >= GEN_MAX_INSNS - 8)
+		n = GEN_MAX_INSNS - 8;
 	while (c->n < n) {
-		uint64_t at = GEN_CODE + c->len;
+		bool was = s.groups;
 
-		if ((kinds & GEN_STRING) && below(&r, 16) == 0) {
-			k.n = 0;
-			string_setup(&k, &r, c->code32);
-			append(c, k.b, 7);
-			append(c, k.b + 7, 7);
-			append(c, k.b + 14, 5);
-			k.n = 0;
-			string_insn(&k, &r, c->code32);
-			append(c, k.b, k.n);
-			continue;
-		}
-		make_candidate(&k, &r, kinds, at);
-		if (unmasks(seed) && is_dot_product(&k, kinds))
-			continue;
-		if (acceptable(&k, kinds, &len) &&
-		    rip_ok(&k, len, at, c->code32))
-			append(c, k.b, len);
-		else
-			continue;
-		/* AAA, AAS: flags that nobody knows; TEST AL, AL hides them */
-		if (c->code32 && (k.b[len - 1] == 0x37 || k.b[len - 1] == 0x3f))
-			append(c, (const uint8_t[]){0x84, 0xc0}, 2);
+		if (special_group(c, &r, kinds, &s) ||
+		    random_group(c, &r, kinds, unmasks(seed)))
+			if (was)
+				land(c, &s);
 	}
-	append(c, (const uint8_t[]){0xf4}, 1);
+	INSN(c, 0xf4);
 	c->off[c->n] = c->len;
 }
 

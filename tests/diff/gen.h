@@ -6,8 +6,8 @@
  * segments), and the state it starts from: a pure function
  * of the seed, for whoever wants to run it (the CPU, interp, bt) and compare.
  *
- * The code lies at GEN_CODE and touches no memory but the arena; it has no
- * control transfers and ends with HLT (#GP at CPL 3). It may raise #DE, #MF,
+ * The code lies at GEN_CODE and touches no memory but the arena; control transfers
+ * go forward only (GEN_FLOW); it ends with HLT (#GP at CPL 3). It may raise #DE, #MF,
  * #GP (misaligned SSE operand) before that: state and rip at the exception are
  * to be compared then. R15 (arena's middle), R14 (0..255) and RSP (in the arena)
  * are kept by the code; all other registers are free. In 32-bit code EBP and EBX
@@ -28,7 +28,8 @@
 #define GEN_SSE	       4u /* legacy SSE to SSE4.2, AES, SHA, PCLMUL, GFNI */
 #define GEN_AVX	       8u
 #define GEN_X87	       16u /* and MMX */
-#define GEN_ALL	       31u
+#define GEN_FLOW       64u /* forward jumps, calls, returns, POPF, ENTER */
+#define GEN_ALL	       (31u | GEN_FLOW)
 #define GEN_CODE32     32u /* 32-bit code; not part of ALL */
 
 struct gen_code {

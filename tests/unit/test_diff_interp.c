@@ -189,7 +189,7 @@ static void test_int(void **state)
 
 static void test_string(void **state)
 {
-	diff(*state, GEN_INT | GEN_STRING, 30, 1);
+	diff(*state, GEN_INT | GEN_STRING | GEN_FLOW, 30, 1);
 }
 
 static void test_sse(void **state)
@@ -214,7 +214,7 @@ static void test_all(void **state)
 
 static void test_32(void **state)
 {
-	diff(*state, GEN_INT | GEN_STRING | GEN_CODE32, 30, 6);
+	diff(*state, GEN_INT | GEN_STRING | GEN_FLOW | GEN_CODE32, 30, 6);
 }
 
 static void test_all_32(void **state)

@@ -251,7 +251,7 @@ static bool ignores_w(const ZydisDecodedInstruction *i, const struct needs *nd)
 	case ZYDIS_MNEMONIC_VMOVD:
 		return true;
 	default:
-		return nd->gpr_reg || nd->gpr_rm;
+		return nd->gpr_reg || nd->gpr_rm || nd->implicit;
 	}
 }
 
