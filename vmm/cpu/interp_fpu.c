@@ -105,9 +105,13 @@ static void normalise(struct vcpu *v)
 }
 
 /* ---- may it run? ---- */
+/* Computed, because a loaded image may hold an ES that does not fit the flags;
+ * the CPU goes by the flags. */
 static bool x87_pending(struct vcpu *v)
 {
-	return get_uint16_t(image(v) + FX_FSW) & FSW_ES;
+	const uint8_t *f = image(v);
+
+	return get_uint16_t(f + FX_FSW) & ~get_uint16_t(f + FX_FCW) & 0x3f;
 }
 
 static enum cpu_status check_class(struct vcpu *v, unsigned cls)
