@@ -308,17 +308,11 @@ void run(struct regs *r)
 	run_enter(r);
 }
 
-/* From trap.S, with the frame at r (without cr2). */
-void trap(struct regs *r)
+void trap_default(struct regs *r)
 {
 	struct regs *to = running;
 	u64 cr2 = r->vec == 14 ? read_cr2() : 0;
 
-	irq_count[r->vec]++;
-	if (handlers[r->vec]) {
-		handlers[r->vec](r);
-		return;
-	}
 	if (to) {
 		running = NULL;
 		memcpy(to, r, offsetof(struct regs, cr2));
@@ -328,6 +322,16 @@ void trap(struct regs *r)
 	fail_at("trap", 0, "unexpected vector %lu error %lx rip %lx cr2 %lx "
 		"rsp %lx cs %lx", r->vec, r->err, r->rip, cr2, r->rsp, r->cs);
 	finish();
+}
+
+/* From trap.S, with the frame at r (without cr2). */
+void trap(struct regs *r)
+{
+	irq_count[r->vec]++;
+	if (handlers[r->vec])
+		handlers[r->vec](r);
+	else
+		trap_default(r);
 }
 
 /* ---- tables ---- */

@@ -240,6 +240,9 @@ extern struct tss tss;
 /* A handler for a vector: called on the interrupt's stack, may change the
  * registers, and returning goes on. */
 extern void (*handlers[256])(struct regs *r);
+/* What happens without one: run() ends here. For handlers that do not want it
+ * after all; does not return. */
+void trap_default(struct regs *r) __attribute__((noreturn));
 extern volatile u64 irq_count[256];
 
 /* ---- memory ---- */
