@@ -23,6 +23,12 @@ struct engine_ops {
 	 * guest set IF makes run() return EXIT_KICK: the loop injects it.
 	 */
 	enum vcpu_exit (*run)(struct vcpu *v);
+	/*
+	 * Give back memory that only makes the guest faster (translations):
+	 * called on the vCPU thread, outside run(), when the guest has been
+	 * idle for a while. NULL: there is none.
+	 */
+	void (*trim)(struct vm *vm);
 };
 
 extern const struct engine_ops engine_interp, engine_bt;

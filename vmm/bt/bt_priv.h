@@ -208,6 +208,8 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu);
 int tc_init(struct bt *bt, uint64_t bytes);
 void tc_fini(struct bt *bt);
 void tc_flush(struct bt *bt);
+/* After tc_flush: give the memory behind it back to the host. */
+void tc_trim(struct bt *bt);
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
 void tc_insert(struct bt *bt, uint32_t id);
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);

@@ -530,10 +530,22 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 	}
 }
 
+/* Outside run() only the vcpu holds the guest's state: what points into the TC
+ * is cleared by the flush, and pend_from. */
+static void bt_trim(struct vm *vm)
+{
+	struct bt *bt = (struct bt *)vm->vcpu->bt;
+
+	tc_flush(bt);
+	bt->pend_from = 0;
+	tc_trim(bt);
+}
+
 const struct engine_ops engine_bt = {
 	.name = "bt",
 	.probe = bt_probe,
 	.init = bt_init,
 	.fini = bt_fini,
 	.run = bt_run,
+	.trim = bt_trim,
 };

@@ -16,6 +16,7 @@
  * after a walk, and emptied when translations change (exec.c).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -261,6 +262,16 @@ void tc_flush(struct bt *bt)
 	bt->n_recov = 0;
 	bt->tc_used = 0;
 	bt->stats.tc_flushes++;
+}
+
+void tc_trim(struct bt *bt)
+{
+	/* What cannot be given back stays: it is only memory. */
+	(void)!fallocate(bt->tc_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 0, (off_t)bt->tc_size);
+	madvise(bt->ccf, bt->max_ccf * sizeof(*bt->ccf), MADV_DONTNEED);
+	madvise(bt->recov, bt->max_recov * sizeof(*bt->recov), MADV_DONTNEED);
+	madvise(bt->hash, sizeof(*bt->hash) << HASH_BITS, MADV_DONTNEED);
 }
 
 uint32_t tc_find(struct bt *bt, uint32_t host)
