@@ -379,7 +379,7 @@ static void note(struct p2m *p, ppn_t ppn)
 	uint16_t idle = p->tick - PRIV_TICK(ent_payload(e));
 
 	/* Long quiet: what it did before no longer counts. */
-	if (idle > 4u << heat)
+	if (idle > 16u << heat)
 		heat = 0;
 	p->ent[ppn.n] = ent_make(P2M_PRIVATE, (e & ENT_CODE) | ENT_NOTED,
 				 PRIV_PAY(p->tick, heat));

@@ -5,9 +5,9 @@
  * Collecting a page costs its guest a protection fault on the next write (7 to
  * 11 us under bt), so it must pay. A page has a heat: collected and written
  * again soon, heat + 1; quiet for longer than four of its rests, heat 0. It
- * rests 2^heat ticks of 250 ms before it is collected again. So a page in use
- * all the time costs a fault in 4 s, and a page written once is looked at
- * after a quarter of a second.
+ * rests 1, 2 or 4 s (heat 0, 1, more) before it is collected again. So a page
+ * in use all the time costs a fault in 4 s, and a page written once is looked
+ * at after a second: a guest that boots in two is hardly disturbed.
  *
  * Committing compares all bytes while the page is not noted: p2m.c's invariant
  * says that then nobody can write it, on any road, until this thread lets him.
@@ -24,13 +24,14 @@
 #include "mm/zero.h"
 
 #define TICK_NS	 250000000ull
-#define HEAT_MAX 4u
+#define HEAT_MAX 2u
+#define REST	 4u /* ticks at heat 0 */
 
 static bool rested(const struct p2m *p, uint32_t e)
 {
 	uint16_t age = p->tick - PRIV_TICK(ent_payload(e));
 
-	return age >= 1u << PRIV_HEAT(ent_payload(e));
+	return age >= REST << PRIV_HEAT(ent_payload(e));
 }
 
 static void collect_page(struct p2m *p, ppn_t ppn)

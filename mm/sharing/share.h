@@ -117,7 +117,7 @@ struct share_params { /* 0: the default */
 	uint64_t collect_max_ns; /* and of a quiet VM: 1 s */
 	uint64_t settle_ns;	 /* a page is read when it has not been written
 				    for so long after it was collected (or up
-				    to twice that): 250 ms */
+				    to twice that): 500 ms */
 	uint32_t collect_budget; /* pages protected per collect: 1024 */
 	uint32_t inflight;	 /* unanswered PROPOSE messages per VM: 4 */
 };

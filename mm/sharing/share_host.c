@@ -46,7 +46,7 @@ static void set_params(struct share_host *h, const struct share_params *p)
 	if (!h->par.collect_max_ns)
 		h->par.collect_max_ns = 1000000000;
 	if (!h->par.settle_ns)
-		h->par.settle_ns = 250000000;
+		h->par.settle_ns = 500000000;
 	if (!h->par.collect_budget)
 		h->par.collect_budget = 1024;
 	if (!h->par.inflight)

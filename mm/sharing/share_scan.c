@@ -51,15 +51,30 @@ static void take_map(struct share_vm *v, uint64_t *map,
 	}
 }
 
+static void todo_done(struct share_vm *v, uint64_t ppn)
+{
+	v->todo[ppn / 64] &= ~(1ull << ppn % 64);
+	v->todo_pages--;
+}
+
 static void on_collected(struct share_vm *v, uint64_t ppn)
 {
+	uint64_t bit = 1ull << ppn % 64;
+
 	/* What was believed of it is old. (A released page is NONE by now; an
 	 * answer to come decides for itself.) */
 	if (rec_kind(v->rec[ppn]) == REC_HINT)
 		share_rec_clear(v, ppn);
 	v->h->st.collected_pages++;
-	if (!(v->young[0][ppn / 64] >> ppn % 64 & 1)) {
-		v->young[0][ppn / 64] |= 1ull << ppn % 64;
+	/* It begins its rest anew. */
+	if (v->todo[ppn / 64] & bit)
+		todo_done(v, ppn);
+	if (v->young[1][ppn / 64] & bit) {
+		v->young[1][ppn / 64] &= ~bit;
+		v->young_pages[1]--;
+	}
+	if (!(v->young[0][ppn / 64] & bit)) {
+		v->young[0][ppn / 64] |= bit;
 		v->young_pages[0]++;
 	}
 }
@@ -165,12 +180,6 @@ static uint64_t next_todo(struct share_vm *v)
 	uint64_t ppn = find_todo(v, v->cursor, v->max_ppn);
 
 	return ppn != ~0ull ? ppn : find_todo(v, 0, v->max_ppn);
-}
-
-static void todo_done(struct share_vm *v, uint64_t ppn)
-{
-	v->todo[ppn / 64] &= ~(1ull << ppn % 64);
-	v->todo_pages--;
 }
 
 static bool ready(struct share_vm *v, uint64_t ppn)
