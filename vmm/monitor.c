@@ -10,6 +10,12 @@
  * Console. The UART writes into a pipe of ours; the I/O thread moves it to the
  * log file and looks for the marker on the way. The log is bounded, because a
  * guest decides how much it prints.
+ *
+ * Idle. What makes a guest fast costs memory: the translations of its boot are
+ * most of a monitor. A timer looks at the process's CPU time; when the guest has
+ * been quiet for two periods after having done something, the engine is asked
+ * to give back what it can make again (trim), and so is the allocator. An idle
+ * guest needs a few hundred translations; they come back in milliseconds.
  */
 #include "vmm/monitor.h"
 
@@ -23,6 +29,7 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,8 +38,17 @@
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
 
-#define QUEUE	   16
-#define MARKER_MAX 64
+#define QUEUE	      16
+
+/* Idle: less CPU time than this in each of two periods; worth a trim: more than
+ * that since the last one. */
+#define IDLE_PERIOD_S 2
+#define IDLE_NS	      (IDLE_PERIOD_S * 50000000ull) /* 5% */
+#define TRIM_NS	      200000000ull
+
+/* jemalloc's; absent in builds with a sanitizer. */
+extern int mallctl(const char *name, void *old, size_t *oldlen, void *new,
+		   size_t newlen) __attribute__((weak));
 
 struct request {
 	struct vm_work work; /* first: the work's address is the request's */
@@ -48,6 +64,11 @@ struct monitor {
 	struct control *control;
 	size_t control_bytes;
 	int signals;
+	int idle_timer;
+	uint64_t cpu_ns, cpu_trimmed_ns; /* CPU time at the last look, trim */
+	unsigned quiet;			 /* periods in a row */
+	struct vm_work trim_work;
+	_Atomic bool trim_posted;
 	int console[2]; /* pipe: UART -> I/O thread */
 	uint64_t boot_ns;
 	uint64_t logged;
@@ -182,6 +203,59 @@ static int take_signals(struct monitor *m)
 	return m->signals < 0 ? -errno : 0;
 }
 
+/* ---- idle ---- */
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+/* vCPU thread. */
+static void trim(struct vm *vm, struct vm_work *w)
+{
+	struct monitor *m = container_of(w, struct monitor, trim_work);
+
+	if (vm->engine->trim)
+		vm->engine->trim(vm);
+	if (mallctl) /* MALLCTL_ARENAS_ALL is 4096 */
+		mallctl("arena.4096.purge", NULL, NULL, NULL, 0);
+	m->trim_posted = false;
+}
+
+/* I/O thread. */
+static void on_idle_timer(void *ctx, uint32_t events)
+{
+	struct monitor *m = ctx;
+	uint64_t n, now, used;
+
+	if (read(m->idle_timer, &n, sizeof(n)) != sizeof(n))
+		return;
+	now = cpu_ns();
+	used = now - m->cpu_ns;
+	m->cpu_ns = now;
+	m->quiet = used < IDLE_NS ? m->quiet + 1 : 0;
+	if (m->quiet < 2 || now - m->cpu_trimmed_ns < TRIM_NS || m->trim_posted)
+		return;
+	m->cpu_trimmed_ns = now;
+	m->trim_posted = true;
+	m->trim_work.fn = trim;
+	vm_post(m->vm, &m->trim_work);
+}
+
+static int open_idle_timer(struct monitor *m)
+{
+	struct itimerspec its = {{IDLE_PERIOD_S, 0}, {IDLE_PERIOD_S, 0}};
+
+	m->idle_timer =
+		timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (m->idle_timer < 0 || timerfd_settime(m->idle_timer, 0, &its, NULL))
+		return -errno;
+	return 0;
+}
+
 /* ---- console ---- */
 
 static void userland(struct monitor *m)
@@ -276,6 +350,8 @@ static int prepare(struct monitor *m, char *err, size_t errlen)
 
 	if (!r)
 		r = take_signals(m);
+	if (!r)
+		r = open_idle_timer(m);
 	if (!r && pipe2(m->console, O_CLOEXEC | O_NONBLOCK))
 		r = -errno;
 	if (r)
@@ -311,6 +387,9 @@ static int connect_io(struct monitor *m)
 	r = iothread_add_fd(io, m->console[0], EPOLLIN, on_console, m);
 	if (!r)
 		r = iothread_add_fd(io, m->signals, EPOLLIN, on_signal, m);
+	if (!r)
+		r = iothread_add_fd(io, m->idle_timer, EPOLLIN, on_idle_timer,
+				    m);
 	if (!r)
 		r = iothread_add_fd(io, m->cfg->socket_fd, EPOLLIN, on_socket,
 				    m);
