@@ -57,8 +57,11 @@ enum { LONG_KERNEL, LONG_USER, COMPAT, PROT32, PROT16, REAL, NR_MODES };
 
 static void enter_mode(struct fix *f, unsigned mode)
 {
+	static const uint8_t zero[16 * PAGE_SIZE];
 	struct vcpu *v = f->v;
 
+	/* The guest has had its way with the tables. */
+	poke(f, TABLES, zero, sizeof(zero));
 	f->next_table = TABLES;
 	vcpu_reset(v);
 	v->exit = EXIT_NONE;
