@@ -3,10 +3,16 @@
 #
 #   make bench-boot      CPU time from power-on to power-off, against QEMU TCG
 #   make bench-programs  the five programs, against native and QEMU TCG
+#   make bench-share     what sharing costs a page, and how long its runs are
 
 RUNS ?= 5
 bench-boot: all guest
 	BUILD=$(BUILD) bench/bench_boot.sh -n $(RUNS)
 bench-programs: all guest
 	BUILD=$(BUILD) bench/bench_programs.sh -n $(RUNS)
-.PHONY: bench-boot bench-programs
+$(BUILD)/bench/share: bench/share.c $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) $(LIBS)
+bench-share: $(BUILD)/bench/share
+	$<
+.PHONY: bench-boot bench-programs bench-share
