@@ -38,14 +38,18 @@ for i in $(seq "${LINUX_BOOTS:-2}"); do
 	off "boot $i with KASLR" 128M sardine.poweroff
 done
 off "nokaslr" 128M nokaslr sardine.poweroff
-off "64 MB" 64M sardine.poweroff
+# This kernel takes 47 MiB for itself and 9 MiB for the files of its event
+# tracing: below 74 MiB it runs out of memory (under QEMU too) unless told to
+# leave those out.
+off "64 MB" 64M initcall_blacklist=tracer_init_tracefs sardine.poweroff
 off "4 GB" 4G sardine.poweroff
 off "work of its own" 128M "sardine.run=work 1 256"
 ok "that work came out right" has "$T/out" 'done status=0'
 linux 128M sardine.reboot
 ok "reboot under --no-reboot is 3" is $rc 3
-run_for "$limit" sh -c 'printf "echo a\$((6 * 7))b; uname -sr\ncat /proc/meminfo | head -1\npoweroff -f\n" |
-	"$0" run --kernel "$1/vmlinuz" --initrd "$1/initrd.img" --engine "$2" \
+# The first characters go: opening the port clears its FIFO, as on a real one.
+run_for "$limit" sh -c 'printf "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n"
+	printf "echo a\$((6 * 7))b; uname -sr\ncat /proc/meminfo | head -1\npoweroff -f\n" --kernel "$1/vmlinuz" --initrd "$1/initrd.img" --engine "$2" \
 	--mem 128M --no-reboot' "$SARDINE" "$GUEST" "$engine"
 ok "a shell runs commands from the console and powers off" test $rc = 0 \
 	-a "$(grep -c '^a42b' "$T/out")" = 1 \
