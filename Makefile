@@ -73,13 +73,16 @@ deps:
 deps-test:
 	@tests/deps.sh $(DEPS) $(DEPS_TEST)
 
-RUN_VMS := 8
-RUN_SECONDS := 45
+# KASLR makes kernels differ page by page; `make run RUN_APPEND=console=ttyS0`
+# has it on (bench/bench_density.sh measures both).
+RUN_VMS ?= 8
+RUN_SECONDS ?= 45
+RUN_APPEND ?= console=ttyS0 nokaslr
 run: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) all guest
 	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 128M \
 		--kernel $(BUILD)/guest/vmlinuz \
-		--initrd $(BUILD)/guest/initrd.img \
+		--initrd $(BUILD)/guest/initrd.img --append "$(RUN_APPEND)" \
 		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
 
 man: $(BUILD)/sardine

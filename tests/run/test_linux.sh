@@ -48,9 +48,14 @@ ok "that work came out right" has "$T/out" 'done status=0'
 linux 128M sardine.reboot
 ok "reboot under --no-reboot is 3" is $rc 3
 # The first characters go: opening the port clears its FIFO, as on a real one.
-run_for "$limit" sh -c 'printf "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n"
-	printf "echo a\$((6 * 7))b; uname -sr\ncat /proc/meminfo | head -1\npoweroff -f\n" --kernel "$1/vmlinuz" --initrd "$1/initrd.img" --engine "$2" \
-	--mem 128M --no-reboot' "$SARDINE" "$GUEST" "$engine"
+{
+	printf '\n%.0s' {1..20}
+	printf 'echo a$((6 * 7))b; uname -sr\nhead -1 /proc/meminfo\npoweroff -f\n'
+} >"$T/in"
+timeout "$limit" "$SARDINE" run --kernel "$GUEST/vmlinuz" --mem 128M \
+	--initrd "$GUEST/initrd.img" --engine "$engine" --no-reboot \
+	<"$T/in" >"$T/out" 2>"$T/err"
+rc=$?
 ok "a shell runs commands from the console and powers off" test $rc = 0 \
 	-a "$(grep -c '^a42b' "$T/out")" = 1 \
 	-a "$(grep -c '^Linux 6\.1\.' "$T/out")" = 1 \
