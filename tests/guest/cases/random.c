@@ -19,7 +19,7 @@
 #ifndef NPROG
 #define NPROG 1000
 #endif
-#define DIGEST 0xaad8751b78f55fd9ull
+#define DIGEST 0xf48d0153e0d9e5bfull
 
 #define NAREA 5
 #define AREA 4096ull
@@ -317,6 +317,218 @@ static void string_op(u8 **p)
 	e8(p, op[rnd() % 3] + (sz > 0));
 }
 
+static bool avx2;
+
+/* Rarer things: bit strings, vectors, RIP-relative, FS, segment bases, system
+ * instructions (at CPL 0), code patched through an alias. */
+#define ALIAS 0x61000000ull /* of the code pages, for writes */
+static void test_reg(u8 **p, unsigned r) /* defines all flags but AF */
+{
+	e8(p, 0x48 | (r >> 3) << 2 | r >> 3);
+	e8(p, 0x85);
+	e8(p, 0xc0 | (r & 7) << 3 | (r & 7));
+}
+
+static void vex3(u8 **p, unsigned map, unsigned pp, bool w, bool l, u8 op,
+		 unsigned reg, unsigned vvvv, const struct mem *m)
+{
+	if (m->seg)
+		e8(p, m->seg);
+	e8(p, 0xc4);
+	e8(p, (reg >= 8 ? 0 : 0x80) | (m->index >= 8 ? 0 : 0x40) |
+		      (m->base >= 8 ? 0 : 0x20) | map);
+	e8(p, w << 7 | (~vvvv & 15) << 3 | l << 2 | pp);
+	e8(p, op);
+	e_modrm(p, reg, m);
+}
+
+static void rare(u8 **p)
+{
+	unsigned a = any_reg(), b;
+	struct mem m;
+	u64 at;
+
+	do
+		b = any_reg();
+	while (b == a);
+	switch (rnd() % 20) {
+	case 0: { /* bt, bts, btr, btc m64, r64: the offset reaches far */
+		s64 off = (s64)rnd() >> (20 + rnd() % 40);
+		static const u8 op[] = { 0xa3, 0xab, 0xb3, 0xbb };
+
+		at = any_addr() & ~7ull;
+		movabs(p, a, off);
+		movabs(p, b, at - (off >> 6) * 8);
+		m = (struct mem){ .base = b, .index = -1, .scale = 1,
+				  .disp_size = 1 };
+		e_insn(p, 0, true, 0x0f, op[rnd() & 3], a, &m, true);
+		test_reg(p, a);
+		break;
+	}
+	case 1: /* mul, imul of memory */
+		m = any_mem(p);
+		e_insn(p, 0, rnd() & 1, 0, 0xf7, 4 + (rnd() & 1), &m, true);
+		test_reg(p, 0);
+		break;
+	case 2: /* div: quotient fits when rdx = 0; may be #DE */
+		movabs(p, 2, 0);
+		m = any_mem(p);
+		e_insn(p, 0, true, 0, 0xf7, 6, &m, true);
+		test_reg(p, 2);
+		break;
+	case 3: /* shld, shrd m, r, imm */
+		m = any_mem(p);
+		e_insn(p, 0, true, 0x0f, rnd() & 1 ? 0xa4 : 0xac, a, &m, true);
+		e8(p, 1 + rnd() % 63);
+		test_reg(p, a);
+		break;
+	case 4: /* rotates and shifts of memory by CL, by 1 */
+		m = any_mem(p);
+		e_insn(p, 0, rnd() & 1, 0, rnd() & 1 ? 0xd3 : 0xd1,
+		       (unsigned[]){ 0, 1, 4, 5, 7 }[rnd() % 5], &m, true);
+		test_reg(p, a);
+		break;
+	case 5: /* cmpxchg16b: aligned */
+		at = any_addr() & ~15ull;
+		movabs(p, 6, at);
+		m = (struct mem){ .base = 6, .index = -1, .scale = 1 };
+		e_insn(p, 0, true, 0x0f, 0xc7, 1, &m, true);
+		test_reg(p, 0);
+		break;
+	case 6: /* RIP-relative, to area 0 */
+		m = (struct mem){ .base = -2, .index = -1, .scale = 1 };
+		e_insn(p, 0, true, 0, rnd() & 1 ? 0x8b : 0x01, a, &m, true);
+		*(u32 *)(*p - 4) = (u32)(area_va[0] + 0x400 + (rnd() & 0x7ff) -
+					 (u64)*p);
+		break;
+	case 7: /* FS */
+		m = (struct mem){ .base = -1, .index = -1, .scale = 1,
+				  .disp = (int)(rnd() & 0x3f8) - 0x200,
+				  .seg = 0x64 };
+		e_insn(p, 0, true, 0, (u8[]){ 0x8b, 0x89, 0x31, 0x87 }[rnd() & 3],
+		       a, &m, true);
+		break;
+	case 8: /* cmps, scas */
+		movabs(p, 6, any_addr());
+		movabs(p, 7, any_addr());
+		movabs(p, 1, rnd() % 30);
+		e8(p, rnd() & 1 ? 0xf3 : 0xf2);
+		if (rnd() & 1)
+			e8(p, 0x48);
+		e8(p, rnd() & 1 ? 0xa7 : 0xaf);
+		break;
+	case 9: /* enter, leave; leave from another frame */
+		if (rnd() & 1) {
+			e8(p, 0xc8);
+			e8(p, (rnd() & 7) * 8);
+			e8(p, 0);
+			e8(p, 0);
+		} else {
+			movabs(p, 5, any_addr() & ~7ull);
+		}
+		e8(p, 0xc9);
+		break;
+	case 10: /* xchg rsp, m; mov rsp, m: through a word that holds a stack */
+		movabs(p, a, any_addr() & ~7ull);
+		movabs(p, b, any_addr() & ~7ull);
+		m = (struct mem){ .base = b, .index = -1, .scale = 1,
+				  .disp_size = 1 };
+		e_insn(p, 0, true, 0, 0x89, a, &m, true);
+		e_insn(p, 0, true, 0, rnd() & 1 ? 0x8b : 0x87, 4, &m, true);
+		break;
+	case 11: /* loop, jrcxz */
+		movabs(p, 1, 1 + rnd() % 5);
+		e8(p, 0x48);
+		e8(p, 0x8d);
+		e8(p, 0x40);
+		e8(p, 0x03); /* lea rax, [rax+3] */
+		e8(p, 0xe2);
+		e8(p, 0xfa);
+		e8(p, 0xe3);
+		e8(p, 0x01);
+		e8(p, 0x90);
+		break;
+	case 12: /* 67h: area 0 is below 4 GiB */
+		movabs(p, a, (u32)(area_va[0] + 0x400 + (rnd() & 0x7ff)) |
+				     rnd() << 32);
+		m = (struct mem){ .base = a, .index = -1, .scale = 1,
+				  .disp_size = 1, .a32 = true };
+		e_insn(p, 0, true, 0, rnd() & 1 ? 0x8b : 0x29, b, &m, true);
+		break;
+	case 13: /* patch the immediate of the instruction after next */
+		e8(p, 0x41); /* mov byte [r10], imm; mov ebx, imm32 */
+		e8(p, 0xba);
+		at = (u64)*p + 4 + 4 + 2 - (u64)code + ALIAS;
+		e32(p, (u32)at);
+		e8(p, 0x41);
+		e8(p, 0xc6);
+		e8(p, 0x02);
+		e8(p, rnd());
+		e8(p, 0xbb);
+		e32(p, 0x11223344);
+		break;
+	case 14: /* vectors, VEX */
+	case 15:
+		if (!avx2)
+			break;
+		m = any_mem(p);
+		switch (rnd() % 5) {
+		case 0: vex3(p, 1, 2, 0, rnd() & 1, 0x6f, a, 0, &m); break;
+		case 1: vex3(p, 1, 2, 0, rnd() & 1, 0x7f, a, 0, &m); break;
+		case 2: vex3(p, 1, 1, 0, 1, 0xfe, a, b, &m); break;
+		case 3: vex3(p, 1, 1, 0, 1, 0xef, a, b, &m); break;
+		case 4: vex3(p, 2, 1, 0, 1, 0x58, a, 0, &m); break;
+		}
+		break;
+	case 16: /* BMI2 with memory: shlx, sarx, shrx, mulx, rorx */
+		if (!avx2)
+			break;
+		m = any_mem(p);
+		switch (rnd() % 4) {
+		case 0: vex3(p, 2, 1, 1, 0, 0xf7, a, b, &m); break;
+		case 1: vex3(p, 2, 3, 1, 0, 0xf7, a, b, &m); break;
+		case 2: vex3(p, 2, 3, 1, 0, 0xf6, a, b, &m); break;
+		case 3:
+			vex3(p, 3, 3, 1, 0, 0xf0, a, 0, &m);
+			/* RIP-relative forms do not come here */
+			e8(p, rnd());
+			break;
+		}
+		break;
+	case 17: /* CPL 0: things that leave translated code */
+		if (user)
+			break;
+		switch (rnd() % 5) {
+		case 0: ebytes(p, "\x0f\x01\xf8\x0f\x01\xf8", 6); break;
+		case 1: ebytes(p, "\x0f\x20\xd8\x0f\x22\xd8", 6); break;
+		case 2: ebytes(p, "\xe6\x80", 2); break;
+		case 3: ebytes(p, "\xfa", 1); break;
+		case 4: /* invlpg [area] */
+			movabs(p, a, any_addr());
+			m = (struct mem){ .base = a, .index = -1, .scale = 1,
+					  .disp_size = 1 };
+			e_insn(p, 0, 0, 0x0f, 0x01, 7, &m, false);
+			break;
+		}
+		break;
+	case 18: /* rdfsbase, wrgsbase: within the same area */
+		e8(p, 0xf3);
+		e8(p, 0x48 | a >> 3);
+		e8(p, 0x0f);
+		e8(p, 0xae);
+		e8(p, 0xc0 | (rnd() & 1) << 3 | (a & 7));
+		break;
+	case 19: /* push imm, pushw, popw */
+		e8(p, 0x6a);
+		e8(p, rnd());
+		e8(p, 0x66);
+		push_reg(p, any_reg());
+		e8(p, 0x66);
+		pop_reg(p, any_reg());
+		break;
+	}
+}
+
 static u32 counters[64] USER_DATA = { 1 };
 static unsigned ncounters;
 
@@ -405,7 +617,13 @@ static void body(u8 **p, unsigned n, unsigned depth)
 		case 4: case 5: case 6: case 7: alu_mem(p); break;
 		case 8: case 9: case 10: misc(p); break;
 		case 11: case 12: stack_op(p); break;
-		case 13: string_op(p); break;
+		case 13:
+			if (rnd() & 1)
+				string_op(p);
+			else
+				rare(p);
+			break;
+		case 14: rare(p); break;
 		default:
 			if (depth < 2)
 				branch(p, depth);
@@ -420,15 +638,21 @@ static void step(struct regs *r)
 	stepped++;
 }
 
-static u8 xmm[256] __attribute__((aligned(16)));
+static u8 xmm[512] __attribute__((aligned(32)));
 static void xmm_io(bool save)
 {
 #define X(n)                                                                  \
-	if (save)                                                             \
-		asm volatile("movups %%xmm" #n ", %0" : "=m"(xmm[n * 16])     \
+	if (save && avx2)                                                     \
+		asm volatile("vmovups %%ymm" #n ", %0" : "=m"(xmm[n * 32])    \
 			     ::"memory");                                     \
+	else if (save)                                                        \
+		asm volatile("movups %%xmm" #n ", %0" : "=m"(xmm[n * 32])     \
+			     ::"memory");                                     \
+	else if (avx2)                                                        \
+		asm volatile("vmovups %0, %%ymm" #n ::"m"(xmm[n * 32])        \
+			     : "memory");                                     \
 	else                                                                  \
-		asm volatile("movups %0, %%xmm" #n ::"m"(xmm[n * 16])         \
+		asm volatile("movups %0, %%xmm" #n ::"m"(xmm[n * 32])         \
 			     : "memory")
 	X(0); X(1); X(2); X(3); X(4); X(5); X(6); X(7);
 	X(8); X(9); X(10); X(11); X(12); X(13); X(14); X(15);
@@ -475,6 +699,9 @@ static void interrupt(struct regs *r)
 		apic_oneshot(0x60, 1 + rdtsc() % 3000);
 }
 
+static u64 gs, fs;	   /* bases for the present program */
+static u8 program[2048];   /* its code as it was written */
+
 enum how { STRAIGHT, STEPPED, AGAIN, DEMAND, INTERRUPTED, NHOW };
 static const char *const how_name[NHOW] = {
 	"", "when stepped", "the second time", "with demand paging",
@@ -510,9 +737,13 @@ static void once(struct regs *r, const struct regs *start, enum how how)
 {
 	for (unsigned i = 0; i < NAREA; i++)
 		memcpy(area[i], saved + i * AREA, AREA);
-	for (unsigned i = 0; i < 256; i++)
+	for (unsigned i = 0; i < 512; i++)
 		xmm[i] = i * 7;
 	xmm_io(false);
+	wrmsr(MSR_GS_BASE, gs);
+	wrmsr(MSR_KGS_BASE, gs ^ 0x100);
+	wrmsr(MSR_FS_BASE, fs);
+	memcpy((void *)(ALIAS + (start->rip - (u64)code)), program, 2048);
 	*r = *start;
 	if (how == STEPPED)
 		r->rflags |= FL_TF;
@@ -555,8 +786,12 @@ int main(void)
 	}
 	code = (u8 *)0x60000000;
 	for (unsigned i = 0; i < 4; i++)
-		map_page((u64)code + i * PG, NULL, URW);
+		map_page(ALIAS + i * PG, map_page((u64)code + i * PG, NULL, URW),
+			 URW);
 	handlers[1] = step;
+	if (has_fsgsbase())
+		write_cr4(read_cr4() | CR4_FSGSBASE);
+	avx2 = xsave_enable() && has_avx2() && has_bmi2();
 	apic_init();
 	handlers[0x60] = interrupt;
 	set_ist(0x60, 4);
@@ -569,8 +804,9 @@ int main(void)
 		ncounters = 0;
 		body(&p, 8 + rnd() % 24, 0);
 		e_done(&p);
-		if (p > begin + 4096)
+		if (p > begin + 2048)
 			fail_at("random", n, "program too long");
+		memcpy(program, begin, 2048);
 		for (unsigned i = 0; i < NAREA * AREA / 8; i++)
 			((u64 *)saved)[i] = i * 0x9e3779b97f4a7c15ull + n;
 		if (user)
@@ -582,7 +818,8 @@ int main(void)
 			if (i != 4 && (rnd() & 1))
 				*reg_n(&start, i) = rnd() >> (rnd() & 63);
 		start.rflags = 2 | (rnd() & (FL_CF | FL_ZF | FL_SF));
-		wrmsr(MSR_GS_BASE, area_va[rnd() % NAREA] + 0x400);
+		gs = area_va[rnd() % NAREA] + 0x400;
+		fs = area_va[rnd() % NAREA] + 0x800;
 		once(&a, &start, STRAIGHT);
 		for (unsigned i = 0; i < NAREA; i++)
 			memcpy(first + i * AREA, area[i], AREA);
