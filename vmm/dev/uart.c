@@ -16,8 +16,9 @@
  * pipe sent early (drivers clear the FIFO when they open the port), as if
  * somebody typed before the machine was up. So the queue moves on only when the
  * guest listens: the receive interrupt is enabled and OUT2 lets it through
- * (probing sets IER alone), or LSR is read twice without anything else in
- * between (a polling loop; nobody else does that).
+ * (probing sets IER alone), or LSR is read many times without anything else in
+ * between (a polling loop; Linux reads it two or three times when it opens the
+ * port, and then throws away what it finds in the FIFO).
  *
  * Interrupts: the line is (highest pending source in IIR) and OUT2. The
  * character timeout comes at once instead of after four character times: what
@@ -34,6 +35,7 @@
 #include <unistd.h>
 
 #define FIFO_SIZE   16
+#define LSR_POLLS   16 /* reads of LSR that make a polling loop */
 #define IN_SIZE	    4096
 #define OUT_SIZE    65536
 #define FLUSH_BYTES 256
@@ -103,7 +105,7 @@ struct uart {
 	uint16_t divisor;
 	bool thre_pending; /* the THRE interrupt, until IIR is read */
 	bool irq_level;
-	bool lsr_polled; /* the last access was a read of LSR */
+	unsigned lsr_reads; /* of LSR, with nothing in between */
 	bool starved;	 /* uart_input was refused bytes */
 	uint8_t rx[FIFO_SIZE];
 	unsigned rx_len;
@@ -272,7 +274,8 @@ static void uart_update(struct uart *u)
 
 static bool uart_listens(const struct uart *u)
 {
-	return ((u->ier & IER_RDI) && (u->mcr & MCR_OUT2)) || u->lsr_polled;
+	return ((u->ier & IER_RDI) && (u->mcr & MCR_OUT2)) ||
+	       u->lsr_reads >= LSR_POLLS;
 }
 
 /* Queue -> FIFO, if the guest listens. */
@@ -335,13 +338,12 @@ static uint8_t read_iir(struct uart *u)
 	return src | (fifo_on(u) ? IIR_FIFO : 0);
 }
 
-static uint8_t read_lsr(struct uart *u, bool again)
+static uint8_t read_lsr(struct uart *u, unsigned before)
 {
 	uint8_t val;
 
-	u->lsr_polled = again;
+	u->lsr_reads = before < LSR_POLLS ? before + 1 : before;
 	rx_fill(u);
-	u->lsr_polled = true;
 	val = u->lsr_err | (u->rx_len ? LSR_DR : 0);
 	if (!out_full(u))
 		val |= LSR_THRE | LSR_TEMT;
@@ -369,9 +371,9 @@ static uint8_t read_msr(struct uart *u)
 
 static uint8_t uart_reg_read(struct uart *u, unsigned reg)
 {
-	bool polled = u->lsr_polled;
+	unsigned before = u->lsr_reads;
 
-	u->lsr_polled = false;
+	u->lsr_reads = 0;
 	switch (reg) {
 	case RBR:
 		return u->lcr & LCR_DLAB ? u->divisor : rx_pop(u);
@@ -384,7 +386,7 @@ static uint8_t uart_reg_read(struct uart *u, unsigned reg)
 	case MCR:
 		return u->mcr;
 	case LSR:
-		return read_lsr(u, polled);
+		return read_lsr(u, before);
 	case MSR:
 		return read_msr(u);
 	}
@@ -410,13 +412,25 @@ static void write_ier(struct uart *u, uint8_t val)
 	rx_fill(u);
 }
 
+/* A clear throws away what nobody has read. Back into the queue with it: a
+ * driver that opens the port enables the interrupt before the FIFO. */
+static void rx_clear(struct uart *u)
+{
+	while (u->rx_len && !(u->mcr & MCR_LOOP) && u->in_len < IN_SIZE) {
+		u->in_head = (u->in_head + IN_SIZE - 1) % IN_SIZE;
+		u->in[u->in_head] = u->rx[--u->rx_len];
+		u->in_len++;
+	}
+	u->rx_len = 0;
+}
+
 static void write_fcr(struct uart *u, uint8_t val)
 {
 	/* Turning the FIFOs on or off clears them. */
 	if ((val ^ u->fcr) & FCR_ENABLE)
 		val |= FCR_CLEAR_RX;
 	if (val & FCR_CLEAR_RX)
-		u->rx_len = 0;
+		rx_clear(u);
 	u->fcr = val & FCR_ENABLE ? val & 0xc9 : 0;
 	rx_fill(u);
 }
@@ -435,7 +449,7 @@ static void write_mcr(struct uart *u, uint8_t val)
 
 static void uart_reg_write(struct uart *u, unsigned reg, uint8_t val)
 {
-	u->lsr_polled = false;
+	u->lsr_reads = 0;
 	if (reg <= IER && (u->lcr & LCR_DLAB)) {
 		unsigned shift = reg == IER ? 8 : 0;
 
@@ -501,7 +515,8 @@ void uart_reset(struct uart *u)
 	u->ier = u->fcr = u->lcr = u->mcr = u->scr = 0;
 	u->lsr_err = u->msr_delta = 0;
 	u->divisor = 12; /* 9600, as firmware leaves it */
-	u->thre_pending = u->lsr_polled = false;
+	u->thre_pending = false;
+	u->lsr_reads = 0;
 	u->rx_len = 0;
 	uart_update(u);
 }
