@@ -27,7 +27,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -37,6 +36,7 @@
 #include "mm/control.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
+#include "vmm/sigfd.h"
 
 #define QUEUE	      16
 
@@ -181,9 +181,8 @@ static void on_socket(void *ctx, uint32_t events)
 static void on_signal(void *ctx, uint32_t events)
 {
 	struct monitor *m = ctx;
-	struct signalfd_siginfo si;
 
-	if (read(m->signals, &si, sizeof(si)) == sizeof(si))
+	if (sigfd_take(m->signals))
 		vm_stop(m->vm);
 }
 
@@ -197,10 +196,8 @@ static int take_signals(struct monitor *m)
 		signal(ignored[i], SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
-	if (sigprocmask(SIG_BLOCK, &set, NULL))
-		return -errno;
-	m->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return m->signals < 0 ? -errno : 0;
+	m->signals = sigfd_open(&set);
+	return m->signals < 0 ? m->signals : 0;
 }
 
 /* ---- idle ---- */

@@ -133,7 +133,7 @@ struct bt {
 
 	struct itlb_entry itlb[ITLB_SIZE];
 	uint64_t kern_epoch, epoch_next;
-	uint8_t exec_seen[8192]; /* bloom: pages that may be in the IBTC */
+	uint8_t exec_seen[2][8192]; /* bloom, by half: pages in the IBTC */
 
 	ZydisDecoder dec;
 	unsigned tu_max;
@@ -193,6 +193,9 @@ enum insn_kind {
 	K_STI,
 	K_SWAPGS,
 	K_RDTSC,
+	K_RDTSCP,
+	K_MOV_FROM_SREG,
+	K_MOV_FROM_CR,
 	K_SYSCALL,
 	K_SYSRET,
 };
@@ -243,7 +246,7 @@ bool exec_page(struct bt *bt, uint64_t rip, uint32_t *ppn);
 /* entry.S */
 int bt_enter(struct vcpu *v); /* BT_EXIT_* */
 extern const char bt_exit_chain[], bt_exit_ibtc[], bt_exit_callout[];
-extern const char bt_exit_fault[];
+extern const char bt_exit_fault[], bt_do_syscall[], bt_do_sysret[];
 void bt_signal_entry(int sig, siginfo_t *si, void *uc);
 
 /* fast.c: no vector registers, no TLS. Host PC to go on at, or 0. */

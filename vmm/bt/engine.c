@@ -53,17 +53,18 @@ static bool exec_maybe(struct bt *bt, uint64_t vpage)
 {
 	unsigned h = vpage & 0xffff;
 
-	return bt->exec_seen[h >> 3] >> (h & 7) & 1;
+	return bt->exec_seen[vpage >> 51][h >> 3] >> (h & 7) & 1;
 }
 
 static void exec_forget(struct bt *bt, bool kernel)
 {
 	ibtc_flush(bt, 1);
+	memset(bt->exec_seen[0], 0, sizeof(bt->exec_seen[0]));
 	if (kernel || bt->kern_loose) {
 		ibtc_flush(bt, 0);
 		bt->kern_epoch = ++bt->epoch_next;
 		bt->kern_loose = false;
-		memset(bt->exec_seen, 0, sizeof(bt->exec_seen));
+		memset(bt->exec_seen[1], 0, sizeof(bt->exec_seen[1]));
 	}
 }
 
@@ -78,8 +79,8 @@ static void bt_tlb_flush(struct vcpu *v, enum tlb_flush kind, uint16_t pcid,
 		/* A unit of the page before may reach into this one. */
 		if (exec_maybe(bt, gva >> 12) ||
 		    exec_maybe(bt, (gva >> 12) - 1)) {
-			exec_forget(bt, true);
-			memset(bt->itlb, 0, sizeof(bt->itlb));
+			exec_forget(bt, gva >> 63);
+			shadow_new_epoch(bt->sh);
 		}
 		return;
 	}

@@ -151,6 +151,145 @@ slow:
 	ret
 	.size bt_enter, . - bt_enter
 
+/*
+ * SYSCALL from 64-bit user code, entered by a jump from its unit with r11 = the
+ * rip after it (SDM vol. 2, SYSCALL). HOT_J_SYSCALL leads here only while
+ * EFER.SCE is set; nothing in here can fault. The vCPU's fields are those of
+ * vmm/cpu/syscall.c, which does the same in C.
+ */
+#define FL_HOST	 0xcd5
+#define FL_IF	 0x200
+#define V(o)	 ((o) - BT_VCPU_SIZE + BT_T_BIAS)(%r15)
+	.globl bt_do_syscall
+bt_do_syscall:
+	mov %r11, %rcx
+	mov %rsp, RTH(HOT_RSP_HOST)
+	mov RTH(HOT_HOST_RSP), %rsp
+	pushfq
+	pop %r11
+	and $FL_HOST, %r11d
+	or V(VCPU_RFLAGS), %r11
+	or RTH(HOT_IF), %r11
+	mov %r11, RTG(11)
+	mov RTH(HOT_FMASK), %r10
+	andn %r11, %r10, %r10
+	mov %r10d, %r11d
+	and $FL_IF, %r11d
+	mov %r11, RTH(HOT_IF)
+	mov %r10, %r11
+	and $~(FL_HOST | FL_IF), %r11
+	mov %r11, V(VCPU_RFLAGS)
+	and $FL_HOST, %r10d
+	or $2, %r10d
+	mov %r10, RTH(HOT_TMP0)
+	mov RTH(HOT_KCS), %r10
+	mov RTH(HOT_KCS + 1), %r11
+	mov %r10, V(VCPU_CS)
+	mov %r11, V(VCPU_CS + 8)
+	mov RTH(HOT_KSS), %r10
+	mov RTH(HOT_KSS + 1), %r11
+	mov %r10, V(VCPU_SS)
+	mov %r11, V(VCPU_SS + 8)
+	movb $0, V(VCPU_CPL)
+	mov RTH(HOT_MODE_P), %r10
+	andb $~1, (%r10)
+	/* The stack through the kernel's view. */
+	mov RTH(HOT_RSP_NOTD), %r11
+	mov RTH(HOT_RSP_HOST), %r10
+	lea 1(%r10, %r11), %r11
+	mov RTH(HOT_RT_KERN), %r15
+	shrx %r15, %r11, %r10
+	mov BT_D_TABLE(%r15, %r10, 8), %r10
+	mov %r10, RTH(HOT_RSP_DELTA)
+	lea (%r10, %r11), %r11
+	not %r10
+	mov %r10, RTH(HOT_RSP_NOTD)
+	cmpq $2, RTH(HOT_TMP0)
+	jne 1f
+	/* All flags clear, as Linux's FMASK has it: POPF is slow. */
+	cld
+	mov $1, %r10d
+	test %r10d, %r10d
+	jmp 2f
+1:	orq $0x202, RTH(HOT_TMP0)
+	push RTH(HOT_TMP0)
+	popfq
+2:	mov %r11, %rsp
+	mov RTH(HOT_LSTAR), %r11
+	movzwl %r11w, %r10d
+	jmp *BT_D_IBTC(%r15, %r10, 8)
+
+/*
+ * SYSRET to 64-bit user code at CPL 0. What is unusual (flags other than the
+ * arithmetic ones and IF that change, an interrupt waiting for IF, addresses
+ * not in the lower half, a GS base in the kernel's half) goes to the
+ * interpreter, with the guest's flags intact.
+ */
+	.globl bt_do_sysret
+bt_do_sysret:
+	mov %rsp, RTH(HOT_RSP_HOST)
+	mov RTH(HOT_HOST_RSP), %rsp
+	pushfq
+	mov %rcx, %r10
+	shr $47, %r10
+	jnz sysret_slow
+	cmpq $0, V(VCPU_GS_BASE)
+	js sysret_slow
+	mov RTG(11), %r11
+	mov %r11, %r10
+	xor V(VCPU_RFLAGS), %r10
+	test $~(FL_HOST | FL_IF | 0x10002), %r10d
+	jnz sysret_slow
+	test $FL_IF, %r11d
+	jz 1f
+	cmpq $BT_POLL_BAD, RTH(HOT_IRQ_POLL)
+	je sysret_slow
+1:	push %rcx
+	mov RTH(HOT_RSP_NOTD), %rcx
+	mov RTH(HOT_RSP_HOST), %r10
+	lea 1(%r10, %rcx), %rcx
+	mov %rcx, %r10
+	shr $47, %r10
+	jnz sysret_slow_pop
+	/* Committed. */
+	mov RTH(HOT_RT_USER), %r15
+	shrx %r15, %rcx, %r10
+	mov BT_D_TABLE(%r15, %r10, 8), %r10
+	mov %r10, RTH(HOT_RSP_DELTA)
+	add %r10, %rcx
+	mov %rcx, RTH(HOT_RSP_HOST)
+	not %r10
+	mov %r10, RTH(HOT_RSP_NOTD)
+	mov %r11d, %r10d
+	and $FL_IF, %r10d
+	mov %r10, RTH(HOT_IF)
+	and $FL_HOST, %r11d
+	or $0x202, %r11d
+	mov %r11, 8(%rsp)
+	mov RTH(HOT_UCS), %r10
+	mov RTH(HOT_UCS + 1), %r11
+	mov %r10, V(VCPU_CS)
+	mov %r11, V(VCPU_CS + 8)
+	mov RTH(HOT_USS), %r10
+	mov RTH(HOT_USS + 1), %r11
+	mov %r10, V(VCPU_SS)
+	mov %r11, V(VCPU_SS + 8)
+	movb $3, V(VCPU_CPL)
+	mov RTH(HOT_MODE_P), %r10
+	orb $1, (%r10)
+	pop %rcx
+	mov %rcx, %r11
+	movzwl %r11w, %r10d
+	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	jmp *BT_D_IBTC(%r15, %r10, 8)
+sysret_slow_pop:
+	pop %rcx
+sysret_slow:
+	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	jmp bt_exit_callout
+
 /* rdi, rsi, rdx: as a SA_SIGINFO handler. */
 	.globl bt_signal_entry
 	.type bt_signal_entry, @function

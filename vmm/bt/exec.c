@@ -29,6 +29,6 @@ bool exec_page(struct bt *bt, uint64_t rip, uint32_t *ppn)
 	e->user = bt->mode & MODE_USER;
 	e->ppn = *ppn;
 	h = (rip >> 12) & 0xffff;
-	bt->exec_seen[h >> 3] |= 1 << (h & 7);
+	bt->exec_seen[rip >> 63][h >> 3] |= 1 << (h & 7);
 	return true;
 }

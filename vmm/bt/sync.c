@@ -8,6 +8,48 @@
 #include "vmm/bt/bt_priv.h"
 #include "vmm/x86/regs.h"
 
+_Static_assert(offsetof(struct vcpu, rflags) == VCPU_RFLAGS, "layout.h");
+_Static_assert(offsetof(struct vcpu, cpl) == VCPU_CPL, "layout.h");
+_Static_assert(offsetof(struct vcpu, seg[SEG_CS]) == VCPU_CS, "layout.h");
+_Static_assert(offsetof(struct vcpu, seg[SEG_SS]) == VCPU_SS, "layout.h");
+_Static_assert(offsetof(struct vcpu, seg[SEG_GS].base) == VCPU_GS_BASE,
+	       "layout.h");
+_Static_assert(sizeof(struct segment) == 16, "two words");
+
+/* Host form of a segment base, for code at CPL user: FS and the GS that is
+ * swapped out belong to user code, which must not be led into the kernel's
+ * windows, nor into one that only CPL 0 may see. */
+static uint64_t host_base(struct bt *bt, uint64_t base, unsigned user)
+{
+	return base + shadow_delta(bt->sh, base, user);
+}
+
+static void sync_syscall(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+	uint64_t *hot = v->bt_hot;
+	uint16_t kcs = (v->star >> 32) & 0xfffc, ucs = (v->star >> 48) | 3;
+	struct segment *s;
+
+	s = (struct segment *)&hot[HOT_KCS];
+	*s = (struct segment){kcs, 0xa9b, ~0u, 0};
+	s = (struct segment *)&hot[HOT_KSS];
+	*s = (struct segment){kcs + 8, 0xc93, ~0u, 0};
+	s = (struct segment *)&hot[HOT_UCS];
+	*s = (struct segment){(ucs + 16) | 3, 0xafb, ~0u, 0};
+	s = (struct segment *)&hot[HOT_USS];
+	*s = (struct segment){(ucs + 8) | 3, 0xcf3, ~0u, 0};
+	hot[HOT_FMASK] = v->fmask;
+	hot[HOT_LSTAR] = v->lstar;
+	hot[HOT_RT_KERN] = (uint64_t)bt->view[0] - BT_T_BIAS;
+	hot[HOT_RT_USER] = (uint64_t)bt->view[1] - BT_T_BIAS;
+	hot[HOT_MODE_P] = (uint64_t)&bt->mode;
+	hot[HOT_J_SYSCALL] = (uint64_t)(v->efer & EFER_SCE ? bt_do_syscall
+							  : bt_exit_callout);
+	hot[HOT_J_SYSRET] = (uint64_t)(v->efer & EFER_SCE ? bt_do_sysret
+							 : bt_exit_callout);
+}
+
 static uint8_t mode_of(const struct vcpu *v)
 {
 	uint8_t m = v->cpl == 3 ? MODE_USER : v->cpl ? MODE_CPL12 : 0;
@@ -37,10 +79,11 @@ void bt_sync_in(struct bt *bt)
 	hot[HOT_RSP_DELTA] = delta;
 	hot[HOT_RSP_NOTD] = ~delta;
 	hot[HOT_RSP_HOST] = v->gpr[R_RSP] + delta;
-	hot[HOT_FS] = fs + shadow_delta(bt->sh, fs, user);
-	hot[HOT_GS] = gs + shadow_delta(bt->sh, gs, user);
-	hot[HOT_KGS] =
-		v->kernel_gs_base + shadow_delta(bt->sh, v->kernel_gs_base, 0);
+	hot[HOT_FS] = host_base(bt, fs, 1);
+	hot[HOT_GS] = host_base(bt, gs, user);
+	hot[HOT_KGS] = host_base(bt, v->kernel_gs_base,
+				 !user && !(v->kernel_gs_base >> 63));
+	sync_syscall(bt);
 	hot[HOT_RT] = (uint64_t)bt->view[user] - BT_T_BIAS;
 	hot[HOT_TMP0] = (v->rflags & FL_HOST) | FL_IF | FL_R1;
 	hot[HOT_IF] = v->rflags & FL_IF;

@@ -1205,6 +1205,79 @@ static void gen_swapgs(struct tr *t)
 	t->delta_base = -1;
 }
 
+/* A register from a field of the vCPU: len 2 (zero-extended) or 8 bytes. */
+static void gen_from_vcpu(struct tr *t, int g, unsigned len, size_t field)
+{
+	int d = is_special(g) ? S0 : g;
+
+	if (len == 2) {
+		e8(&t->e, rex(0, d, -1, RT));
+		e8(&t->e, 0x0f);
+		e8(&t->e, 0xb7);
+		emit_modrm_mem(&t->e, d, RT, -1, 0, BT_D_VCPU(field));
+	} else {
+		emit_load(&t->e, d, RT, BT_D_VCPU(field));
+	}
+	if (is_special(g))
+		store_guest(t, g, S0);
+	else if (t->delta_base == g)
+		t->delta_base = -1;
+}
+
+static void gen_from_sreg(struct tr *t, const struct tu_insn *in)
+{
+	unsigned s = ZydisRegisterGetId(in->op[1].reg.value);
+
+	gen_from_vcpu(t, reg_id(in->op[0].reg.value), 2,
+		      offsetof(struct vcpu, seg[0].sel) +
+			      s * sizeof(struct segment));
+}
+
+static bool gen_from_cr(struct tr *t, const struct tu_insn *in)
+{
+	size_t field;
+
+	switch (in->op[1].reg.value) {
+	case ZYDIS_REGISTER_CR0:
+		field = offsetof(struct vcpu, cr0);
+		break;
+	case ZYDIS_REGISTER_CR2:
+		field = offsetof(struct vcpu, cr2);
+		break;
+	case ZYDIS_REGISTER_CR3:
+		field = offsetof(struct vcpu, cr3);
+		break;
+	case ZYDIS_REGISTER_CR4:
+		field = offsetof(struct vcpu, cr4);
+		break;
+	default:
+		return gen_callout(t, in);
+	}
+	gen_from_vcpu(t, reg_id(in->op[0].reg.value), 8, field);
+	return true;
+}
+
+static void gen_rdtsc(struct tr *t, bool with_aux)
+{
+	if (with_aux) {
+		/* RDTSCP waits for what is before it; lfence; rdtsc */
+		e8(&t->e, 0x0f);
+		e8(&t->e, 0xae);
+		e8(&t->e, 0xe8);
+	}
+	e8(&t->e, 0x0f);
+	e8(&t->e, 0x31);
+	if (with_aux) { /* mov ecx, [tsc_aux] */
+		e8(&t->e, rex(0, R_RCX, -1, RT));
+		e8(&t->e, 0x8b);
+		emit_modrm_mem(&t->e, R_RCX, RT, -1, 0,
+			       BT_D_VCPU(offsetof(struct vcpu, tsc_aux)));
+	}
+	if (t->delta_base == R_RAX || t->delta_base == R_RDX ||
+	    t->delta_base == R_RCX)
+		t->delta_base = -1;
+}
+
 static void gen_flow(struct tr *t, const struct tu_insn *in)
 {
 	const ZydisDecodedOperand *o = &in->op[0];
@@ -1253,6 +1326,17 @@ static void gen_flow(struct tr *t, const struct tu_insn *in)
 			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
 		gen_jmp_s0(t);
 		break;
+	case K_SYSCALL:
+	case K_SYSRET:
+		/* For the case that the stub gives it to the interpreter. */
+		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
+				 t->c->host + (t->e.p - t->e.start));
+		if (in->kind == K_SYSCALL)
+			emit_imm(&t->e, S0, next);
+		emit_jmp_m(&t->e, RT,
+			   BT_D_HOT(in->kind == K_SYSCALL ? HOT_J_SYSCALL
+							  : HOT_J_SYSRET));
+		break;
 	default:
 		gen_callout(t, in);
 	}
@@ -1297,10 +1381,14 @@ static bool gen_insn(struct tr *t, unsigned k)
 		gen_swapgs(t);
 		return true;
 	case K_RDTSC:
-		ebytes(&t->e, in->bytes, in->i.length);
-		if (t->delta_base == R_RAX || t->delta_base == R_RDX)
-			t->delta_base = -1;
+	case K_RDTSCP:
+		gen_rdtsc(t, in->kind == K_RDTSCP);
 		return true;
+	case K_MOV_FROM_SREG:
+		gen_from_sreg(t, in);
+		return true;
+	case K_MOV_FROM_CR:
+		return gen_from_cr(t, in);
 	default:
 		gen_flow(t, in);
 		return false;
@@ -1317,6 +1405,8 @@ static bool needs_poll(const struct tu *tu)
 	case K_JMP_IND:
 	case K_CALL_IND:
 	case K_RET:
+	case K_SYSCALL:
+	case K_SYSRET:
 		return true;
 	case K_JCC:
 	case K_JMP:

@@ -268,6 +268,13 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 		return kernel ? K_STI : K_CALLOUT;
 	case ZYDIS_MNEMONIC_SWAPGS:
 		return kernel ? K_SWAPGS : K_CALLOUT;
+	case ZYDIS_MNEMONIC_SYSCALL:
+		return mode & MODE_USER ? K_SYSCALL : K_CALLOUT;
+	case ZYDIS_MNEMONIC_SYSRET:
+		return kernel && in->i.operand_width == 64 ? K_SYSRET
+							   : K_CALLOUT;
+	case ZYDIS_MNEMONIC_RDTSCP:
+		return mode & MODE_TSC_OUT ? K_CALLOUT : K_RDTSCP;
 	case ZYDIS_MNEMONIC_RDTSC:
 		return mode & MODE_TSC_OUT ? K_CALLOUT : K_RDTSC;
 	default:
@@ -301,6 +308,22 @@ static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 	}
 	if (i->mnemonic == ZYDIS_MNEMONIC_LEAVE)
 		return classify_stack(in);
+	if (i->mnemonic == ZYDIS_MNEMONIC_MOV &&
+	    in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	    in->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
+		switch (ZydisRegisterGetClass(in->op[1].reg.value)) {
+		case ZYDIS_REGCLASS_SEGMENT:
+			return in->op[0].size >= 32 ? K_MOV_FROM_SREG
+						    : K_CALLOUT;
+		case ZYDIS_REGCLASS_CONTROL:
+			return !(bt->mode & (MODE_USER | MODE_CPL12)) &&
+					       in->op[1].reg.value !=
+						       ZYDIS_REGISTER_CR8
+				       ? K_MOV_FROM_CR
+				       : K_CALLOUT;
+		default:
+			break;
+		}
 	if (!category_ok[i->meta.category])
 		return classify_misc(in, bt->mode);
 	if (!r->ok || (r->feat >= 0 && !cpu_has(bt->v, r->feat)) ||
@@ -339,6 +362,9 @@ bool tu_ends(const struct tu_insn *in)
 	case K_STI:
 	case K_SWAPGS:
 	case K_RDTSC:
+	case K_RDTSCP:
+	case K_MOV_FROM_SREG:
+	case K_MOV_FROM_CR:
 		return false;
 	default:
 		return true;

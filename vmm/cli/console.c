@@ -9,9 +9,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <termios.h>
 #include <unistd.h>
+
+#include "vmm/sigfd.h"
 
 #define ESCAPE	     1 /* Ctrl-A */
 #define QUIT_WAIT_MS 3000
@@ -19,7 +20,7 @@
 struct console {
 	int in;	      /* the user's, or -1 */
 	int pipe[2];  /* to the VM */
-	int signals;  /* signalfd */
+	int signals;  /* sigfd */
 	int done;     /* eventfd: console_close was called */
 	bool tty;     /* in is a terminal, and raw */
 	bool escaped; /* the last byte was the escape */
@@ -100,11 +101,11 @@ static int open_fds(struct console *c)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGQUIT);
-	if (pthread_sigmask(SIG_BLOCK, &set, NULL))
-		return -EINVAL;
-	c->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	c->signals = sigfd_open(&set);
+	if (c->signals < 0)
+		return c->signals;
 	c->done = eventfd(0, EFD_CLOEXEC);
-	if (c->signals < 0 || c->done < 0)
+	if (c->done < 0)
 		return -errno;
 	if (c->in >= 0 && pipe2(c->pipe, O_CLOEXEC))
 		return -errno;
@@ -113,11 +114,13 @@ static int open_fds(struct console *c)
 
 static void free_console(struct console *c)
 {
-	int fds[] = {c->pipe[0], c->pipe[1], c->signals, c->done};
+	int fds[] = {c->pipe[0], c->pipe[1], c->done};
 
-	for (unsigned i = 0; i < 4; i++)
+	for (unsigned i = 0; i < 3; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
+	if (c->signals >= 0)
+		sigfd_close(c->signals);
 	free(c);
 }
 
@@ -233,10 +236,10 @@ static void on_input(struct console *c)
 
 static void on_signal(struct console *c)
 {
-	struct signalfd_siginfo si;
+	int sig = sigfd_take(c->signals);
 
-	if (read(c->signals, &si, sizeof(si)) == sizeof(si))
-		begin_quit(c, CONSOLE_SIGNAL, (int)si.ssi_signo);
+	if (sig)
+		begin_quit(c, CONSOLE_SIGNAL, sig);
 }
 
 static void *console_thread(void *arg)

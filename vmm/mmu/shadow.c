@@ -606,10 +606,25 @@ static bool node_valid(struct shadow *s, const struct node *n)
 	       wk.global == !(n->flags & N_LOOSE);
 }
 
+/* After an exec or an exit nothing of a user window is valid: one munmap. */
+static bool window_dead(struct shadow *s, int wi)
+{
+	uint32_t i;
+
+	for (i = s->win[wi].head; i; i = s->node[i].wnext)
+		if (node_valid(s, &s->node[i]))
+			return false;
+	return true;
+}
+
 static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 {
 	uint32_t i = s->win[wi].head, next;
 
+	if (!loose_only && s->win[wi].n > 1 && window_dead(s, wi)) {
+		window_clear(s, wi);
+		return;
+	}
 	for (; i; i = next) {
 		next = s->node[i].wnext;
 		if (loose_only && !(s->node[i].flags & N_LOOSE))
@@ -692,6 +707,10 @@ static void flush_page(struct shadow *s, gva_t gva)
 		flush_page_window(s, normal, gva);
 	if (super)
 		flush_page_window(s, super, gva);
+}
+
+void shadow_new_epoch(struct shadow *s)
+{
 	if (s->cur)
 		s->cur->epoch = ++s->epoch;
 }

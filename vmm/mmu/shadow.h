@@ -76,4 +76,5 @@ void shadow_drop_all(struct shadow *s);
 
 /* Changes whenever user-half translations of the running space may have. */
 uint64_t shadow_space_epoch(const struct shadow *s);
+void shadow_new_epoch(struct shadow *s);
 #endif
