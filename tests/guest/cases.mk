@@ -4,7 +4,7 @@
 #   make test-guest-cases  and run them under every configuration
 GC := tests/guest
 GCB := $(BUILD)/guest-cases
-GC_CFLAGS := -std=gnu11 -O2 -g0 -Wall -Wextra -Wno-unused-parameter \
+GC_CFLAGS := -std=gnu11 -I. -O2 -g0 -Wall -Wextra -Wno-unused-parameter \
 	-Wno-format-zero-length -ffreestanding -fno-builtin -fno-pic -no-pie -mno-red-zone \
 	-mgeneral-regs-only -mcmodel=small -fno-stack-protector \
 	-fcf-protection=none -fno-asynchronous-unwind-tables \
@@ -23,7 +23,7 @@ $(GCB)/%.o: $(GC)/%.c
 
 $(GCB)/%.o: $(GC)/%.S
 	@mkdir -p $(@D)
-	$(CC) -MMD -MP -c -o $@ $<
+	$(CC) -I. -MMD -MP -c -o $@ $<
 
 # A case is cases/NAME.c, and cases/NAME_asm.S if it exists.
 PC := %

@@ -8,7 +8,7 @@
  * The area is 8 pages, mapped at several places; expected contents come
  * through the identity mapping.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 #define AREA_SIZE (8 * PG)
 #define MID (AREA_SIZE / 2)

@@ -4,7 +4,7 @@
  * against formulas in C. The operands are edge values and a fixed random
  * sequence; the flags going in alternate between all clear and all set.
  */
-#include "../rt/rt.h"
+#include "tests/guest/rt/rt.h"
 
 #define FL_IN(n) ((n) & 1 ? FL_ARITH | 2 : 2ull)
 

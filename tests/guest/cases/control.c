@@ -5,7 +5,7 @@
  * into the middle of instructions, instructions that straddle pages with the
  * second page missing, and fetch faults.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 #define PF_FETCH PF_I /* EFER.NXE is set: fetches say so */
 static u8 *buf;

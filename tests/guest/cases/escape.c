@@ -11,7 +11,7 @@
  * guest fault that the SDM says, and nothing else may change. A try that
  * succeeds has reached somebody else's memory.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 static u64 tries;
 static u8 *code;

@@ -5,7 +5,7 @@
  * compared; the error codes of #PF; single step; INT n and its gates; double
  * faults; the frame that an interrupt pushes.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 enum {
 	R = 1,

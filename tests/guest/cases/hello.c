@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The run-time itself: console, run() at CPL 0 and 3, faults, user pages. */
-#include "../rt/rt.h"
+#include "tests/guest/rt/rt.h"
 
 SNIP(k_regs, "lea 1(%rax), %rbx\n xchg %r8, %r15");
 SNIP(k_ud, "inc %rax\n .globl k_ud_at\n k_ud_at: ud2");

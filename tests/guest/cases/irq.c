@@ -5,7 +5,7 @@
  * CLI; POPF and IRET that enable IF with something pending; priorities, TPR and
  * CR8, self IPIs, EOI; the TSC deadline.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 #define VEC 0x60
 static volatile u64 hits, hit_rip, hit_rsp, hit_tsc;

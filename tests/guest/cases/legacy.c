@@ -3,7 +3,7 @@
  * 32-bit and 16-bit protected mode, real mode, 32-bit paging: what
  * legacy_asm.S found before long mode; then compatibility mode from here.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 extern volatile u32 leg[256];
 extern char code16[];

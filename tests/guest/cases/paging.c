@@ -6,7 +6,7 @@
  * one outcome (a stale entry that was not flushed, an early A bit) nothing is
  * checked.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 SNIP(ld, "mov (%rdi), %rax");
 SNIP(st, "mov %rax, (%rdi)");

@@ -4,7 +4,7 @@
  * of some loops that engines differ in, printed. It fails only when a loop's
  * result is wrong.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 SNIP(p_alu, "mov $2000000, %ecx\n xor %eax, %eax\n 1: add %rcx, %rax\n"
 	    "rol $3, %rax\n dec %ecx\n jnz 1b");

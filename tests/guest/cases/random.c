@@ -14,7 +14,7 @@
  * engine: QEMU TCG, interp and bt agree on DIGEST. (Flags that the SDM leaves
  * undefined are never looked at.)
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 #ifndef NPROG
 #define NPROG 1000

@@ -6,7 +6,7 @@
  * brought back, TLS by FS, exit and reuse of page tables. Each process computes
  * a checksum over its memory that C computes, too.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 #define NPROC 40
 #define NDATA 12		     /* pages of data in each process */

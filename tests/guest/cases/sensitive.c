@@ -4,7 +4,7 @@
  * may not, what they answer at CPL 0, and that what they answer is the guest's
  * state and not the host's. CPUID and what it promises must agree.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 /* ---- CPL 3 ---- */
 #define U(n, body) USNIP(n, "inc %r9\n.globl " #n "_at\n" #n "_at: " body);   \

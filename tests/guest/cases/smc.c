@@ -4,7 +4,7 @@
  * instruction, pages that hold code and data, code written by string
  * instructions and by CPL 3, JIT loops, and code that changes by remapping.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 static u8 *page; /* identity */
 #define VA_A slot_va(2, 0x1000000)

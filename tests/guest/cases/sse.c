@@ -5,7 +5,7 @@
  * and that nothing of it changes over interrupts, faults, system calls and
  * whatever the monitor does in between.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 static u8 buf[8192] __attribute__((aligned(64)));
 static u8 img[2][4096] __attribute__((aligned(64)));

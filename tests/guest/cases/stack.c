@@ -4,7 +4,7 @@
  * in different 512 GiB slots; arithmetic on RSP and its flags; RSP that drifts
  * far without touching memory.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 static const unsigned slots[] = { 1, 5, 255, 256, 300, 511 };
 #define NS (sizeof(slots) / sizeof(slots[0]))

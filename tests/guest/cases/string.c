@@ -6,7 +6,7 @@
  * way, where RSI, RDI and RCX must say exactly how far it got. The model works
  * on the same bytes element by element.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 #define AREA_PAGES 6
 #define AREA (AREA_PAGES * PG)

@@ -3,7 +3,7 @@
  * SYSCALL, SYSRET, IRET to user mode, SWAPGS, the FS and GS bases by MSR and by
  * instruction, SYSENTER, and what faults in and around them.
  */
-#include "../rt/enc.h"
+#include "tests/guest/rt/enc.h"
 
 #define MSR_CSTAR 0xc0000083
 /* A kernel for the user programs: entered by SYSCALL with the user's RSP. rax

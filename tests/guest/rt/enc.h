@@ -5,7 +5,7 @@
  */
 #ifndef GUEST_RT_ENC_H
 #define GUEST_RT_ENC_H
-#include "rt.h"
+#include "tests/guest/rt/rt.h"
 
 struct mem {
 	int base;	/* register, -1 none, -2 RIP (disp is from the end) */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* CPUID, page tables, local APIC. The contract is in rt.h. */
-#include "rt.h"
+#include "tests/guest/rt/rt.h"
 
 /* ---- CPUID ---- */
 struct cpuid cpuid(u32 leaf, u32 sub)

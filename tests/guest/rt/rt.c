@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Console, verdict, traps, run(). The contract is in rt.h. */
-#include "rt.h"
+#include "tests/guest/rt/rt.h"
 
 unsigned failures;
 struct gate idt[256] __attribute__((aligned(16)));

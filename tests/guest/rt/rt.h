@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "sel.h"
+#include "tests/guest/rt/sel.h"
 
 typedef uint64_t u64;
 typedef uint32_t u32;

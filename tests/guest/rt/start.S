@@ -11,7 +11,7 @@
  *   fee00000          2 MiB page, uncached, supervisor (local APIC)
  * Nothing else is mapped. All upper-level entries have U set: leaves decide.
  */
-#include "sel.h"
+#include "tests/guest/rt/sel.h"
 
 	.section .mb, "a"
 	.balign 4

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The 256 interrupt entries, and run_enter/run_return (see rt.h). The order of
  * pushes is that of struct regs. */
-#include "sel.h"
+#include "tests/guest/rt/sel.h"
 
 	.text
 	.balign 16
