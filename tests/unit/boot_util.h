@@ -104,8 +104,8 @@ struct machine {
 static void machine_init(struct machine *m, uint64_t mem, const char *kernel,
 			 const char *initrd, const char *cmdline)
 {
-	struct p2m_config c = {.ram_bytes = mem, .memfd = -1, .pool_fd = -1,
-			       .name = "boot"};
+	struct p2m_config c = {
+		.ram_bytes = mem, .memfd = -1, .pool_fd = -1, .name = "boot"};
 
 	memset(m, 0, sizeof(*m));
 	snprintf(m->kernel, sizeof(m->kernel), "%s", in_dir(kernel));

@@ -81,8 +81,7 @@ static void test_root(void **state)
 	/* Both list the same tables. */
 	assert_int_equal(get32(x + 4) - 36, 2 * (get32(r + 4) - 36));
 	for (unsigned i = 0; 36 + 4 * i < get32(r + 4); i++)
-		assert_int_equal(get32(r + 36 + 4 * i),
-				 get64(x + 36 + 8 * i));
+		assert_int_equal(get32(r + 36 + 4 * i), get64(x + 36 + 8 * i));
 }
 
 static void check_gas(const uint8_t *g, uint16_t port, unsigned bytes)
@@ -113,11 +112,11 @@ static void test_fadt(void **state)
 	check_gas(f + 148, PORT_PM1A_EVT, 4);
 	check_gas(f + 172, PORT_PM1A_CNT, 2);
 	check_gas(f + 208, PORT_PM_TMR, 4);
-	assert_true(flags & 1u << 10);	  /* reset register */
-	assert_false(flags & 1u << 20);	  /* not hardware-reduced */
-	assert_true(flags & 1u << 4);	  /* no fixed power button */
-	assert_false(arch & 1u << 1);	  /* no 8042 */
-	assert_true(arch & 1u << 2);	  /* no VGA */
+	assert_true(flags & 1u << 10);	/* reset register */
+	assert_false(flags & 1u << 20); /* not hardware-reduced */
+	assert_true(flags & 1u << 4);	/* no fixed power button */
+	assert_false(arch & 1u << 1);	/* no 8042 */
+	assert_true(arch & 1u << 2);	/* no VGA */
 	assert_memory_equal(at(get32(f + 36), 64), "FACS", 4);
 	assert_int_equal(get32(f + 36) % 64, 0);
 	assert_int_equal(get32(f + 40), get64(f + 140));
@@ -173,12 +172,13 @@ static void test_dsdt(void **state)
 {
 	const uint8_t *d = table(get32(find("FACP") + 40), "DSDT");
 	/* Name(\_S5, Package(4){5, 5, 0, 0}) */
-	static const uint8_t s5[] = {0x08, '\\', '_', 'S', '5', '_', 0x12, 0x49,
-				     0x00, 4,	 0x0a, 5,	0x0a, 5,  0, 0};
-	static const uint8_t com_hid[] = {0x08, '_',  'H',  'I',  'D', 0x0c,
-					  0x41, 0xd0, 0x05, 0x01};
-	static const uint8_t com_crs[] = {0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8,
-					  0x22, 0x10, 0, 0x79, 0};
+	static const uint8_t s5[] = {0x08, '\\', '_',  'S', '5',  '_',
+				     0x12, 0x49, 0x00, 4,   0x0a, 5,
+				     0x0a, 5,	 0,    0};
+	static const uint8_t com_hid[] = {0x08, '_',  'H',  'I',  'D',
+					  0x0c, 0x41, 0xd0, 0x05, 0x01};
+	static const uint8_t com_crs[] = {0x47, 1,    0xf8, 3, 0xf8, 3, 1,
+					  8,	0x22, 0x10, 0, 0x79, 0};
 
 	assert_true(holds(d, s5, sizeof(s5)));
 	assert_true(holds(d, com_hid, sizeof(com_hid)));
@@ -191,10 +191,10 @@ static void test_aml(void **state)
 	uint8_t buf[64];
 	struct aml a;
 	static const uint8_t want[] = {
-		0x10, 0x4b, 0x02, '\\', '_', 'S', 'B', '_',
-		0x08, 'A',  'A',  'A',	'A', 0x0e, 1, 2, 3, 4, 5, 6, 7, 8,
-		0x08, 'B',  'B',  'B',	'B', 0x0b, 0x34, 0x12,
-		0x08, 'C',  'C',  'C',	'C', 0x0c, 0, 0, 1, 0, 0x01};
+		0x10, 0x4b, 0x02, '\\', '_', 'S',  'B',	 '_',  0x08, 'A', 'A',
+		'A',  'A',  0x0e, 1,	2,   3,	   4,	 5,    6,    7,	  8,
+		0x08, 'B',  'B',  'B',	'B', 0x0b, 0x34, 0x12, 0x08, 'C', 'C',
+		'C',  'C',  0x0c, 0,	0,   1,	   0,	 0x01};
 
 	aml_init(&a, buf, sizeof(buf));
 	aml_scope_begin(&a, "\\_SB_");

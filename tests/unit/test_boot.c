@@ -73,8 +73,7 @@ static void check_e820(struct machine *m, gpa_t zp)
 			assert_int_equal(t, 2);
 	}
 	assert_false(type_bad);
-	assert_int_equal(ram + (0x100000 - 0x9fc00),
-			 p2m_ram_bytes(m->vm.p2m));
+	assert_int_equal(ram + (0x100000 - 0x9fc00), p2m_ram_bytes(m->vm.p2m));
 	assert_true(prev <= 4 * GIB + p2m_high_bytes(m->vm.p2m));
 }
 
@@ -212,10 +211,14 @@ static void refuse(const char *file, const char *initrd, uint64_t mem,
 static void test_bad_files(void **state)
 {
 	put_file("empty", "", 0);
-	put_file("text", "#!/bin/sh\necho this is a script, not a kernel at "
-			 "all, whatever its length is\n", 78);
-	put_file("gz", "\x1f\x8b\x08 this could be a kernel once unpacked, "
-		       "but nobody can tell........................", 70);
+	put_file("text",
+		 "#!/bin/sh\necho this is a script, not a kernel at "
+		 "all, whatever its length is\n",
+		 78);
+	put_file("gz",
+		 "\x1f\x8b\x08 this could be a kernel once unpacked, "
+		 "but nobody can tell........................",
+		 70);
 	put_file("tiny", "MZ", 2);
 	mkdir(in_dir("dir"), 0700);
 	assert_int_equal(mkfifo(in_dir("fifo"), 0600), 0);
@@ -505,21 +508,39 @@ static void test_lz4(void **state)
 	assert_int_equal(unlz4("30616263", out, 3), 3);
 	assert_memory_equal(out, "abc", 3);
 	/* overlapping match: "ab" and 6 more, then "c" */
-	assert_int_equal(unlz4("226162020010" "63", out, 9), 9);
-	assert_memory_equal(out, "abababab" "c", 9);
+	assert_int_equal(unlz4("226162020010"
+			       "63",
+			       out, 9),
+			 9);
+	assert_memory_equal(out,
+			    "abababab"
+			    "c",
+			    9);
 	/* long lengths: 1 literal, match of 4 + 15 + 255 + 5, one literal */
-	assert_int_equal(unlz4("1f7a0100ff0510" "79", out, 281), 281);
+	assert_int_equal(unlz4("1f7a0100ff0510"
+			       "79",
+			       out, 281),
+			 281);
 	for (int i = 0; i < 280; i++)
 		assert_int_equal(out[i], 'z');
 	assert_int_equal(out[280], 'y');
 	/* Does not fit; cut short; offset of 0 or too far; no last literals */
 	assert_int_equal(unlz4("30616263", out, 2), -1);
-	assert_int_equal(unlz4("226162020010" "63", out, 8), -1);
+	assert_int_equal(unlz4("226162020010"
+			       "63",
+			       out, 8),
+			 -1);
 	assert_int_equal(unlz4("306162", out, 9), -1);
 	assert_int_equal(unlz4("2261620200", out, 99), -1);
 	assert_int_equal(unlz4("22616202", out, 99), -1);
-	assert_int_equal(unlz4("226162000010" "63", out, 99), -1);
-	assert_int_equal(unlz4("226162030010" "63", out, 99), -1);
+	assert_int_equal(unlz4("226162000010"
+			       "63",
+			       out, 99),
+			 -1);
+	assert_int_equal(unlz4("226162030010"
+			       "63",
+			       out, 99),
+			 -1);
 	assert_int_equal(unlz4("f0ffffff", out, 99), -1);
 	assert_int_equal(unlz4("", out, 99), -1);
 }
@@ -590,14 +611,15 @@ static void test_bad_packed(void **state)
 		unsigned off;
 		uint32_t val;
 	} bad[] = {
-		{0x248, 0x401},			   /* magic elsewhere */
-		{0x248, 0xfffffff0},		   /* outside */
-		{0x24c, 11},	       {0x24c, 0xffffffff},
-		{0x24c, 0x1000},		   /* cut short */
-		{HEAD_BYTES + 0x400, 0},	   /* not LZ4 */
-		{HEAD_BYTES + 0x404, 0xffffffff},  /* a block too long */
+		{0x248, 0x401},	     /* magic elsewhere */
+		{0x248, 0xfffffff0}, /* outside */
+		{0x24c, 11},
+		{0x24c, 0xffffffff},
+		{0x24c, 0x1000},		  /* cut short */
+		{HEAD_BYTES + 0x400, 0},	  /* not LZ4 */
+		{HEAD_BYTES + 0x404, 0xffffffff}, /* a block too long */
 		{HEAD_BYTES + 0x404, 0},
-		{HEAD_BYTES + 0x480, 0},	   /* the ELF header broken */
+		{HEAD_BYTES + 0x480, 0}, /* the ELF header broken */
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {

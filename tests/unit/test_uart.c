@@ -421,10 +421,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_autoconfig), T(test_output),	   T(test_thre_irq),
-		T(test_rx_fifo),    T(test_rx_polled),  T(test_rx_open),	   T(test_loopback),
-		T(test_modem_irq),  T(test_back_pressure), T(test_slow_reader),
-		T(test_finish),	    T(test_random),
+		T(test_autoconfig),  T(test_output),	T(test_thre_irq),
+		T(test_rx_fifo),     T(test_rx_polled), T(test_rx_open),
+		T(test_loopback),    T(test_modem_irq), T(test_back_pressure),
+		T(test_slow_reader), T(test_finish),	T(test_random),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

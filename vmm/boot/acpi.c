@@ -19,24 +19,24 @@
 #include "vmm/boot/boot_priv.h"
 #include "vmm/dev/platform.h"
 
-#define HEADER_LEN 36
-#define FADT_LEN   276
-#define FACS_LEN   64
-#define RSDP_LEN   36
-#define GAS_IO	   1
+#define HEADER_LEN	 36
+#define FADT_LEN	 276
+#define FACS_LEN	 64
+#define RSDP_LEN	 36
+#define GAS_IO		 1
 
 /* FADT flags (table 5-34) */
-#define F_WBINVD       (1u << 0)
-#define F_PROC_C1      (1u << 2)
-#define F_PWR_BUTTON   (1u << 4) /* there is no fixed power button */
-#define F_SLP_BUTTON   (1u << 5)
-#define F_FIX_RTC      (1u << 6) /* no RTC wake status in PM1 */
-#define F_TMR_VAL_EXT  (1u << 8) /* the PM timer has 32 bits */
-#define F_RESET_REG    (1u << 10)
+#define F_WBINVD	 (1u << 0)
+#define F_PROC_C1	 (1u << 2)
+#define F_PWR_BUTTON	 (1u << 4) /* there is no fixed power button */
+#define F_SLP_BUTTON	 (1u << 5)
+#define F_FIX_RTC	 (1u << 6) /* no RTC wake status in PM1 */
+#define F_TMR_VAL_EXT	 (1u << 8) /* the PM timer has 32 bits */
+#define F_RESET_REG	 (1u << 10)
 /* IA-PC boot architecture flags (table 5-35); 8042 (bit 1) is not set */
-#define B_LEGACY       (1u << 0)
-#define B_NO_VGA       (1u << 2)
-#define B_NO_ASPM      (1u << 4)
+#define B_LEGACY	 (1u << 0)
+#define B_NO_VGA	 (1u << 2)
+#define B_NO_ASPM	 (1u << 4)
 
 #define MADT_PCAT_COMPAT 1u
 #define WAET_RTC_GOOD	 1u
@@ -195,7 +195,7 @@ static gpa_t build_fadt(struct layout *l, gpa_t facs, gpa_t dsdt)
 }
 
 /* 5.2.12.5: a legacy line that is not what ISA lines are. */
-static uint8_t *override(uint8_t *e, uint8_t irq, uint32_t gsi, uint16_t flags)
+static uint8_t * override(uint8_t *e, uint8_t irq, uint32_t gsi, uint16_t flags)
 {
 	e[0] = 2;
 	e[1] = 10;
@@ -227,7 +227,7 @@ static gpa_t build_madt(struct layout *l)
 	e += 12;
 	e = override(e, IRQ_PIT, GSI_PIT, 0);
 	e = override(e, IRQ_SCI, IRQ_SCI, 0x000d); /* high, level */
-	e[0] = 4; /* NMI on LINT1 of all */
+	e[0] = 4;				   /* NMI on LINT1 of all */
 	e[1] = 6;
 	e[2] = 0xff;
 	e[5] = 1;

@@ -20,8 +20,8 @@
 #define OP_DEVICE  0x82 /* after OP_EXT */
 
 /* Every PkgLength is written in its two-byte form: up to 4095 bytes. */
-#define PKG_BYTES 2
-#define PKG_MAX	  0xfff
+#define PKG_BYTES  2
+#define PKG_MAX	   0xfff
 
 void aml_init(struct aml *a, uint8_t *buf, size_t cap)
 {
@@ -100,8 +100,8 @@ static unsigned hex(char c)
 /* 19.3.4: three letters of five bits, four hex digits, big endian */
 void aml_name_eisaid(struct aml *a, const char *seg, const char *id)
 {
-	unsigned l = (id[0] - 0x40) << 10 | (id[1] - 0x40) << 5 |
-		     (id[2] - 0x40);
+	unsigned l =
+		(id[0] - 0x40) << 10 | (id[1] - 0x40) << 5 | (id[2] - 0x40);
 
 	aml_name(a, seg);
 	aml_byte(a, OP_DWORD);
@@ -167,8 +167,8 @@ void aml_buffer(struct aml *a, const uint8_t *bytes, size_t n)
 /* 6.4.2.5: I/O port, 16-bit decode, fixed */
 size_t aml_res_io(uint8_t *r, uint16_t port, uint8_t len)
 {
-	const uint8_t d[8] = {0x47,	 1,   port & 0xff, port >> 8,
-			      port & 0xff, port >> 8, 1,	 len};
+	const uint8_t d[8] = {0x47,	   1,	      port & 0xff, port >> 8,
+			      port & 0xff, port >> 8, 1,	   len};
 
 	memcpy(r, d, sizeof(d));
 	return sizeof(d);

@@ -12,7 +12,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/boot/boot_priv.h"
 
-#define MIN_RAM (2 * BOOT_MIB)
+#define MIN_RAM	   (2 * BOOT_MIB)
 /* Less than this is no kernel of any kind. */
 #define MIN_KERNEL 64
 
@@ -20,8 +20,8 @@ static void add_map(struct boot_ctx *c, uint64_t start, uint64_t end,
 		    enum boot_mem_type type)
 {
 	if (end > start)
-		c->map[c->n_map++] = (struct boot_mem){start, end - start,
-						       type};
+		c->map[c->n_map++] =
+			(struct boot_mem){start, end - start, type};
 }
 
 static void build_map(struct boot_ctx *c)
@@ -74,8 +74,8 @@ static int load_kernel(struct boot_ctx *c)
 {
 	long mb;
 
-	c->head_len = c->kernel.size < BOOT_HEAD_MAX ? c->kernel.size
-						     : BOOT_HEAD_MAX;
+	c->head_len =
+		c->kernel.size < BOOT_HEAD_MAX ? c->kernel.size : BOOT_HEAD_MAX;
 	if (c->head_len < MIN_KERNEL)
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: its %zu bytes are too few for a "
@@ -106,8 +106,8 @@ static int prepare(struct boot_ctx *c)
 	if (!c->vm->cfg.kernel)
 		return boot_fail(c, EINVAL,
 				 "no kernel: name one with --kernel");
-	r = boot_file_open(c, "kernel", c->vm->cfg.kernel,
-			   c->vm->cfg.kernel_fd, &c->kernel);
+	r = boot_file_open(c, "kernel", c->vm->cfg.kernel, c->vm->cfg.kernel_fd,
+			   &c->kernel);
 	if (!r && c->vm->cfg.initrd)
 		r = boot_file_open(c, "initrd", c->vm->cfg.initrd,
 				   c->vm->cfg.initrd_fd, &c->initrd);

@@ -27,9 +27,9 @@
 
 struct boot_file {
 	const char *path;
-	int fd; /* -1: there is none */
+	int fd;		    /* -1: there is none */
 	const uint8_t *mem; /* the bytes themselves, when not in a file */
-	bool borrowed; /* of vm->cfg: not ours to close */
+	bool borrowed;	    /* of vm->cfg: not ours to close */
 	uint64_t size;
 };
 
@@ -48,7 +48,7 @@ struct boot_ctx {
 	uint64_t low; /* RAM is at [0, low) and [4 GiB, 4 GiB + high) */
 	uint64_t high;
 	struct boot_file kernel, initrd;
-	const char *cmdline; /* "" when there is none */
+	const char *cmdline;	     /* "" when there is none */
 	uint8_t head[BOOT_HEAD_MAX]; /* the kernel file's first bytes */
 	size_t head_len;
 	/* Guest memory in use already: pairwise disjoint. */
@@ -126,12 +126,12 @@ int pvh_load(struct boot_ctx *c);
 /* ---- ELF (elf.c) ---- */
 struct elf_image {
 	bool is64;
-	uint64_t entry;	      /* e_entry */
-	uint64_t phys_start;  /* lowest byte loaded */
-	uint64_t phys_end;    /* one past the highest */
-	uint64_t entry_phys;  /* e_entry, by the segment that holds it */
+	uint64_t entry;	     /* e_entry */
+	uint64_t phys_start; /* lowest byte loaded */
+	uint64_t phys_end;   /* one past the highest */
+	uint64_t entry_phys; /* e_entry, by the segment that holds it */
 	bool has_pvh;
-	uint64_t pvh_entry;   /* physical */
+	uint64_t pvh_entry; /* physical */
 };
 bool elf_is(const struct boot_ctx *c);
 /* Check the headers; find the PVH note. */

@@ -12,8 +12,8 @@
 
 #include "vmm/boot/boot_priv.h"
 
-#define MAX_PHDRS 64 /* < BOOT_RANGES_MAX */
-#define MAX_NOTES 65536
+#define MAX_PHDRS	      64 /* < BOOT_RANGES_MAX */
+#define MAX_NOTES	      65536
 #define XEN_NOTE_PHYS32_ENTRY 18
 
 /* The fields that both classes have, widened. */
@@ -87,7 +87,8 @@ static int check_header(struct boot_ctx *c, struct elf_image *e)
 	if (h32->e_machine != EM_386 && h32->e_machine != EM_X86_64)
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: is an ELF file for another "
-				 "machine: give one for x86", c->kernel.path);
+				 "machine: give one for x86",
+				 c->kernel.path);
 	if (h32->e_type != ET_EXEC && h32->e_type != ET_DYN)
 		return bad(c, "no program in it (an object or a core?)");
 	if (!phdr_count(c))

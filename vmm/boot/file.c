@@ -28,8 +28,8 @@ int boot_fail(struct boot_ctx *c, int e, const char *fmt, ...)
 	return e > 0 ? -e : -EIO;
 }
 
-static int check(struct boot_ctx *c, const char *what, const char *path,
-		 int fd, struct boot_file *f)
+static int check(struct boot_ctx *c, const char *what, const char *path, int fd,
+		 struct boot_file *f)
 {
 	struct stat st;
 
@@ -58,14 +58,15 @@ int boot_file_open(struct boot_ctx *c, const char *what, const char *path,
 		   int have, struct boot_file *f)
 {
 	/* O_NONBLOCK: a FIFO must not hold us here. */
-	int fd = have > 0 ? have : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	int fd = have > 0 ? have
+			  : open(path,
+				 O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	int e = errno, r;
 
 	f->fd = -1;
 	f->borrowed = have > 0;
 	if (fd < 0)
-		return boot_fail(c, e, "%s %s: %s: %s", what, path,
-				 strerror(e),
+		return boot_fail(c, e, "%s %s: %s: %s", what, path, strerror(e),
 				 e == EACCES ? "make it readable for this user"
 					     : "check the path");
 	r = check(c, what, path, fd, f);

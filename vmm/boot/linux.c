@@ -61,7 +61,7 @@
 #define ENTRY_64	0x200
 
 /* A payload that unpacks to more is not a kernel. */
-#define UNPACKED_MAX (512ull << 20)
+#define UNPACKED_MAX	(512ull << 20)
 
 struct bzimage {
 	uint64_t offset; /* of the protected-mode part in the file */
@@ -89,8 +89,8 @@ static int parse(struct boot_ctx *c, struct bzimage *b)
 	if (c->head_len < HDR_END_MAX || c->kernel.size <= b->offset)
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: is truncated: only %llu bytes: "
-				 "get the file again", path,
-				 (unsigned long long)c->kernel.size);
+				 "get the file again",
+				 path, (unsigned long long)c->kernel.size);
 	if (get16(h + HDR_VERSION) < 0x20c ||
 	    HDR_MAGIC + h[HDR_LENGTH] < HDR_END_MIN ||
 	    !(h[HDR_LOADFLAGS] & LOADED_HIGH) ||
@@ -105,12 +105,12 @@ static int parse(struct boot_ctx *c, struct bzimage *b)
 		uint64_t want = get32(h + HDR_SYSSIZE) * 16ull;
 
 		if (want > b->size)
-			return boot_fail(c, ENOEXEC,
-					 "kernel %s: is truncated: %llu of "
-					 "%llu bytes: get the file again", path,
-					 (unsigned long long)c->kernel.size,
-					 (unsigned long long)(want +
-							      b->offset));
+			return boot_fail(
+				c, ENOEXEC,
+				"kernel %s: is truncated: %llu of "
+				"%llu bytes: get the file again",
+				path, (unsigned long long)c->kernel.size,
+				(unsigned long long)(want + b->offset));
 		b->size = want;
 	}
 	b->init_size = get32(h + HDR_INIT_SIZE);
@@ -123,12 +123,12 @@ static int parse(struct boot_ctx *c, struct bzimage *b)
 
 static int too_small(struct boot_ctx *c, const struct bzimage *b)
 {
-	return boot_fail(c, ENOMEM,
-			 "kernel %s: does not fit into %llu MiB of guest "
-			 "memory: give at least --mem %lluM", c->kernel.path,
-			 (unsigned long long)(c->low + c->high) >> 20,
-			 (unsigned long long)((b->load + b->init_size) >> 20) +
-				 2);
+	return boot_fail(
+		c, ENOMEM,
+		"kernel %s: does not fit into %llu MiB of guest "
+		"memory: give at least --mem %lluM",
+		c->kernel.path, (unsigned long long)(c->low + c->high) >> 20,
+		(unsigned long long)((b->load + b->init_size) >> 20) + 2);
 }
 
 /* Load the ELF file that the payload was. */
@@ -166,8 +166,8 @@ static int read_payload(struct boot_ctx *c, const struct bzimage *b,
 
 	if (len < 12 || off > b->size || len > b->size - off)
 		return too_small(c, b);
-	p = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		 -1, 0);
 	if (p == MAP_FAILED)
 		return boot_fail(c, ENOMEM, "%s: out of memory",
 				 c->kernel.path);
@@ -220,8 +220,8 @@ static int place_kernel(struct boot_ctx *c, struct bzimage *b)
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: asks to be loaded at %#llx, which "
 				 "is not above 1 MiB and below 4 GiB: is the "
-				 "file damaged?", c->kernel.path,
-				 (unsigned long long)b->load);
+				 "file damaged?",
+				 c->kernel.path, (unsigned long long)b->load);
 	b->entry = b->load + ENTRY_64;
 	if (!boot_take(c, b->load, len))
 		return unpack_kernel(c, b);
@@ -260,8 +260,8 @@ static int place_cmdline(struct boot_ctx *c, const struct bzimage *b,
 	if (at == BOOT_NOWHERE)
 		return boot_fail(c, E2BIG,
 				 "kernel %s: a command line of %zu bytes does "
-				 "not fit: shorten --append", c->kernel.path,
-				 len);
+				 "not fit: shorten --append",
+				 c->kernel.path, len);
 	put32(zp + HDR_CMDLINE, at);
 	return boot_write(c, at, c->cmdline, len + 1);
 }

@@ -14,15 +14,15 @@
 
 #include "vmm/boot/boot_priv.h"
 
-#define HEADER_MAGIC 0x1badb002
-#define LOADER_MAGIC 0x2badb002
+#define HEADER_MAGIC	 0x1badb002
+#define LOADER_MAGIC	 0x2badb002
 
-#define NEED_ALIGN  (1u << 0) /* modules at page boundaries: they are */
-#define NEED_MEMORY (1u << 1) /* we always tell */
-#define NEED_VIDEO  (1u << 2) /* a wish, also for other loaders */
-#define NEED_KNOWN  (NEED_ALIGN | NEED_MEMORY | NEED_VIDEO)
-#define NEED_MASK   0xffffu /* "must" bits */
-#define HAS_ADDRS   (1u << 16)
+#define NEED_ALIGN	 (1u << 0) /* modules at page boundaries: they are */
+#define NEED_MEMORY	 (1u << 1) /* we always tell */
+#define NEED_VIDEO	 (1u << 2) /* a wish, also for other loaders */
+#define NEED_KNOWN	 (NEED_ALIGN | NEED_MEMORY | NEED_VIDEO)
+#define NEED_MASK	 0xffffu /* "must" bits */
+#define HAS_ADDRS	 (1u << 16)
 
 #define INFO_MEM	 (1u << 0)
 #define INFO_CMDLINE	 (1u << 2)
@@ -81,8 +81,7 @@ static int load_flat(struct boot_ctx *c, size_t at, const struct header *h,
 	uint64_t off, size, memsz;
 	int r;
 
-	if (h->load_addr > h->header_addr ||
-	    h->header_addr - h->load_addr > at)
+	if (h->load_addr > h->header_addr || h->header_addr - h->load_addr > at)
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: Multiboot header with a bad load "
 				 "address: is the file damaged?",
@@ -101,14 +100,16 @@ static int load_flat(struct boot_ctx *c, size_t at, const struct header *h,
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: is truncated: its Multiboot "
 				 "header promises %llu bytes: get the file "
-				 "again", c->kernel.path,
+				 "again",
+				 c->kernel.path,
 				 (unsigned long long)(off + size));
 	if (!boot_take(c, h->load_addr, memsz))
 		return boot_fail(c, ENOMEM,
 				 "kernel %s: its %#llx bytes at %#x do not fit "
 				 "into %llu MiB of guest memory: give more "
-				 "--mem", c->kernel.path,
-				 (unsigned long long)memsz, h->load_addr,
+				 "--mem",
+				 c->kernel.path, (unsigned long long)memsz,
+				 h->load_addr,
 				 (unsigned long long)(c->low + c->high) >> 20);
 	*end = h->load_addr + memsz;
 	r = boot_file_copy_in(c, &c->kernel, off, h->load_addr, size);
@@ -130,8 +131,8 @@ static int load_image(struct boot_ctx *c, size_t at, uint32_t *entry,
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: its Multiboot header demands what "
 				 "Sardine does not have (flags %#x): build it "
-				 "with flags 0 to 2 only", c->kernel.path,
-				 h.flags);
+				 "with flags 0 to 2 only",
+				 c->kernel.path, h.flags);
 	if (h.flags & HAS_ADDRS) {
 		if (n < sizeof(h))
 			return boot_fail(c, ENOEXEC,
@@ -145,7 +146,8 @@ static int load_image(struct boot_ctx *c, size_t at, uint32_t *entry,
 		return boot_fail(c, ENOEXEC,
 				 "kernel %s: Multiboot header without load "
 				 "addresses in a file that is not ELF: link it "
-				 "as ELF32", c->kernel.path);
+				 "as ELF32",
+				 c->kernel.path);
 	r = elf_parse(c, &e);
 	r = r ?: elf_load(c, &e);
 	*entry = e.entry_phys;
@@ -224,8 +226,8 @@ static int place_info(struct boot_ctx *c, uint32_t mod_start, gpa_t *out)
 	if (*out == BOOT_NOWHERE)
 		return boot_fail(c, E2BIG,
 				 "kernel %s: a command line of %zu bytes does "
-				 "not fit: shorten --append", c->kernel.path,
-				 strlen(c->cmdline));
+				 "not fit: shorten --append",
+				 c->kernel.path, strlen(c->cmdline));
 	b = calloc(1, max);
 	if (!b)
 		return boot_fail(c, ENOMEM, "%s: out of memory",

@@ -106,9 +106,12 @@ int boot_write(struct boot_ctx *c, gpa_t gpa, const void *buf, size_t len)
 {
 	int r = p2m_copy_in(c->p2m, gpa, buf, len);
 
-	return r ? boot_fail(c, -r, "%s: cannot write guest memory at %#llx: "
-			     "%s: is the host out of memory?", c->kernel.path,
-			     (unsigned long long)gpa, strerror(-r)) : 0;
+	return r ? boot_fail(c, -r,
+			     "%s: cannot write guest memory at %#llx: "
+			     "%s: is the host out of memory?",
+			     c->kernel.path, (unsigned long long)gpa,
+			     strerror(-r))
+		 : 0;
 }
 
 static bool all_zero(const uint8_t *p, size_t len)

@@ -56,8 +56,8 @@ static int place_info(struct boot_ctx *c, const struct module *m, gpa_t *out)
 	if (at == BOOT_NOWHERE)
 		return boot_fail(c, E2BIG,
 				 "kernel %s: a command line of %zu bytes does "
-				 "not fit: shorten --append", c->kernel.path,
-				 len - 1);
+				 "not fit: shorten --append",
+				 c->kernel.path, len - 1);
 	b.info = (struct start_info){
 		.magic = START_MAGIC,
 		.version = 1,
@@ -102,8 +102,8 @@ int pvh_load(struct boot_ctx *c)
 				 c->kernel.path,
 				 (unsigned long long)e.pvh_entry);
 	/* Linux hands out the gaps between its segments as its own. */
-	if (!boot_take_rest(c, e.phys_start < BOOT_MIB ? BOOT_MIB
-						       : e.phys_start,
+	if (!boot_take_rest(c,
+			    e.phys_start < BOOT_MIB ? BOOT_MIB : e.phys_start,
 			    e.phys_end))
 		return boot_fail(c, ENOEXEC, "kernel %s: has too many segments",
 				 c->kernel.path);

@@ -106,7 +106,7 @@ struct uart {
 	bool thre_pending; /* the THRE interrupt, until IIR is read */
 	bool irq_level;
 	unsigned lsr_reads; /* of LSR, with nothing in between */
-	bool starved;	 /* uart_input was refused bytes */
+	bool starved;	    /* uart_input was refused bytes */
 	uint8_t rx[FIFO_SIZE];
 	unsigned rx_len;
 	uint8_t in[IN_SIZE]; /* ring */

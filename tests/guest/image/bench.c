@@ -69,8 +69,7 @@ int getppid_main(int argc, char **argv)
 
 	for (long i = 0; i < n; i++)
 		same += syscall(SYS_getppid) == parent;
-	printf("getppid n=%ld result=%ld seconds=%.3f\n", n, same,
-	       now_s() - t);
+	printf("getppid n=%ld result=%ld seconds=%.3f\n", n, same, now_s() - t);
 	return same != n;
 }
 
@@ -95,8 +94,7 @@ int forkwait_main(int argc, char **argv)
 		}
 		sum += WEXITSTATUS(st);
 	}
-	printf("forkwait n=%ld result=%ld seconds=%.3f\n", n, sum,
-	       now_s() - t);
+	printf("forkwait n=%ld result=%ld seconds=%.3f\n", n, sum, now_s() - t);
 	return 0;
 }
 

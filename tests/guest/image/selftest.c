@@ -47,7 +47,7 @@ static void on_fault(int sig, siginfo_t *si, void *uc_)
 	siglongjmp(env, 1);
 }
 
-static void catch(int sig, void (*fn)(int, siginfo_t *, void *))
+static void catch (int sig, void (*fn)(int, siginfo_t *, void *))
 {
 	struct sigaction sa = {.sa_sigaction = fn, .sa_flags = SA_SIGINFO};
 
@@ -56,11 +56,11 @@ static void catch(int sig, void (*fn)(int, siginfo_t *, void *))
 
 static int test_sigsegv(void)
 {
-	char *p = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		       0);
+	char *p =
+		mmap(NULL, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	CHECK(p != MAP_FAILED);
-	catch(SIGSEGV, on_fault);
+	catch (SIGSEGV, on_fault);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1))
 		*(volatile char *)(p + 4097) = 1;
@@ -89,7 +89,7 @@ static int test_sigsegv(void)
 
 static int test_sigfpe(void)
 {
-	catch(SIGFPE, on_fault);
+	catch (SIGFPE, on_fault);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1)) {
 		uint32_t lo = 1, hi = 0, d = 0;
@@ -109,13 +109,13 @@ static int test_sigfpe(void)
 
 static int test_sigill(void)
 {
-	catch(SIGILL, on_fault);
+	catch (SIGILL, on_fault);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1))
 		asm volatile("ud2");
 	CHECK(got_sig == SIGILL);
 	/* Privileged: #GP */
-	catch(SIGSEGV, on_fault);
+	catch (SIGSEGV, on_fault);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1))
 		asm volatile("hlt");
@@ -149,7 +149,7 @@ static int test_int3_and_step(void)
 {
 	uintptr_t after;
 
-	catch(SIGTRAP, on_trap);
+	catch (SIGTRAP, on_trap);
 	traps = 0;
 	asm volatile("int3\n1: lea 1b(%%rip), %0" : "=r"(after));
 	CHECK(traps == 1 && trap_rip[0] == after);
@@ -240,7 +240,7 @@ static int test_mmap(void)
 	for (size_t i = 0; i < n; i += 4096)
 		CHECK(q[i] == 0);
 	CHECK(!mprotect(q, 4096, PROT_NONE));
-	catch(SIGSEGV, on_fault);
+	catch (SIGSEGV, on_fault);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1))
 		*(volatile uint8_t *)q = 1;
@@ -302,7 +302,7 @@ static int test_straddle(void)
 		CHECK(*(volatile uint32_t *)(p + o + 2) == 0x33445566);
 	}
 	munmap(p + 4096, 4096);
-	catch(SIGSEGV, on_fault);
+	catch (SIGSEGV, on_fault);
 	got_sig = 0;
 	memset(p + 4088, 0xaa, 8);
 	if (!sigsetjmp(env, 1))
@@ -384,9 +384,9 @@ static int test_smc_self(void)
 {
 	/* movb $imm, 1(next); next: mov al, 0; movzx eax, al; ret
 	 * 88 0d rel32 = mov [rip+rel], cl */
-	static const uint8_t code[] = {0x89, 0xf9,	       /* mov ecx, edi */
-				       0x88, 0x0d, 1, 0, 0, 0, /* -> imm */
-				       0xb0, 0x00,	       /* mov al, imm */
+	static const uint8_t code[] = {0x89, 0xf9, /* mov ecx, edi */
+				       0x88, 0x0d, 1,	 0,   0, 0, /* -> imm */
+				       0xb0, 0x00, /* mov al, imm */
 				       0x0f, 0xb6, 0xc0, 0xc3};
 	uint8_t *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -554,8 +554,8 @@ static int test_sse(void)
 	uint32_t csr;
 	int n;
 
-	_mm_storeu_ps(out, _mm_mul_ps(_mm_setr_ps(1, 2, 3, 4),
-				      _mm_set1_ps(1.5f)));
+	_mm_storeu_ps(out,
+		      _mm_mul_ps(_mm_setr_ps(1, 2, 3, 4), _mm_set1_ps(1.5f)));
 	CHECK(out[0] == 1.5f && out[3] == 6.0f);
 	for (int i = 1; i <= 100000; i++)
 		s += 1.0 / i;
@@ -576,7 +576,7 @@ static int test_mxcsr_trap(void)
 	uint32_t csr = _mm_getcsr();
 	volatile double zero = 0;
 
-	catch(SIGFPE, on_fault);
+	catch (SIGFPE, on_fault);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1)) {
 		_mm_setcsr(csr & ~0x200);
@@ -735,10 +735,22 @@ static int test_deep_stack(void)
 }
 
 typedef int (*op_fn)(int);
-static __attribute__((noipa)) int op0(int x) { return x + 1; }
-static __attribute__((noipa)) int op1(int x) { return x * 3; }
-static __attribute__((noipa)) int op2(int x) { return x ^ 0x55; }
-static __attribute__((noipa)) int op3(int x) { return x - 7; }
+static __attribute__((noipa)) int op0(int x)
+{
+	return x + 1;
+}
+static __attribute__((noipa)) int op1(int x)
+{
+	return x * 3;
+}
+static __attribute__((noipa)) int op2(int x)
+{
+	return x ^ 0x55;
+}
+static __attribute__((noipa)) int op3(int x)
+{
+	return x - 7;
+}
 
 static int test_indirect(void)
 {
@@ -750,14 +762,30 @@ static int test_indirect(void)
 		s = s * 1103515245 + 12345;
 		x = ops[s >> 30](x) & 0xffffff;
 		switch (s >> 20 & 7) {
-		case 0: x += 11; break;
-		case 1: x ^= 0x1234; break;
-		case 2: x -= 3; break;
-		case 3: x |= 1; break;
-		case 4: x += x >> 3; break;
-		case 5: x ^= x << 1; break;
-		case 6: x += 99; break;
-		default: x = ~x & 0xffffff; break;
+		case 0:
+			x += 11;
+			break;
+		case 1:
+			x ^= 0x1234;
+			break;
+		case 2:
+			x -= 3;
+			break;
+		case 3:
+			x |= 1;
+			break;
+		case 4:
+			x += x >> 3;
+			break;
+		case 5:
+			x ^= x << 1;
+			break;
+		case 6:
+			x += 99;
+			break;
+		default:
+			x = ~x & 0xffffff;
+			break;
 		}
 		x &= 0xffffff;
 	}
@@ -903,7 +931,7 @@ static int test_segments(void)
 		     : "=r"(ds), "=r"(cs), "=r"(ss));
 	CHECK((cs & 3) == 3 && (ss & 3) == 3);
 	asm volatile("mov %0, %%es; mov %1, %%es" ::"r"(ss), "r"(ds));
-	catch(SIGSEGV, on_fault);
+	catch (SIGSEGV, on_fault);
 	got_sig = 0;
 	if (!sigsetjmp(env, 1))
 		asm volatile("mov %0, %%es" ::"r"((uint16_t)0xfff8));
@@ -915,22 +943,38 @@ static const struct {
 	const char *name;
 	int (*fn)(void);
 } tests[] = {
-	{"flags", test_flags},	     {"muldiv", test_muldiv},
-	{"bits", test_bits},	     {"atomics", test_atomics},
-	{"x87", test_x87},	     {"sse", test_sse},
-	{"mxcsr-trap", test_mxcsr_trap}, {"avx", test_avx},
-	{"cpuid", test_cpuid},	     {"strings", test_strings},
-	{"longjmp", test_longjmp},   {"deep-stack", test_deep_stack},
-	{"indirect", test_indirect}, {"segments", test_segments},
-	{"sigsegv", test_sigsegv},   {"sigfpe", test_sigfpe},
-	{"sigill", test_sigill},     {"int3-step", test_int3_and_step},
-	{"altstack", test_altstack}, {"timer-signal", test_timer_signal},
-	{"mmap", test_mmap},	     {"cow", test_cow},
-	{"straddle", test_straddle}, {"jit", test_jit},
-	{"smc-self", test_smc_self}, {"smc-alias", test_smc_alias},
-	{"pipe", test_pipe},	     {"threads", test_threads},
-	{"fpu-switch", test_fpu_switch}, {"exec", test_exec},
-	{"int80", test_int80},	     {"tsc", test_tsc},
+	{"flags", test_flags},
+	{"muldiv", test_muldiv},
+	{"bits", test_bits},
+	{"atomics", test_atomics},
+	{"x87", test_x87},
+	{"sse", test_sse},
+	{"mxcsr-trap", test_mxcsr_trap},
+	{"avx", test_avx},
+	{"cpuid", test_cpuid},
+	{"strings", test_strings},
+	{"longjmp", test_longjmp},
+	{"deep-stack", test_deep_stack},
+	{"indirect", test_indirect},
+	{"segments", test_segments},
+	{"sigsegv", test_sigsegv},
+	{"sigfpe", test_sigfpe},
+	{"sigill", test_sigill},
+	{"int3-step", test_int3_and_step},
+	{"altstack", test_altstack},
+	{"timer-signal", test_timer_signal},
+	{"mmap", test_mmap},
+	{"cow", test_cow},
+	{"straddle", test_straddle},
+	{"jit", test_jit},
+	{"smc-self", test_smc_self},
+	{"smc-alias", test_smc_alias},
+	{"pipe", test_pipe},
+	{"threads", test_threads},
+	{"fpu-switch", test_fpu_switch},
+	{"exec", test_exec},
+	{"int80", test_int80},
+	{"tsc", test_tsc},
 	{"clock", test_clock},
 };
 
