@@ -30,7 +30,7 @@
 #define MODE_NOAVX   4u	 /* XCR0 without AVX, or no OSXSAVE */
 #define MODE_TSC_OUT 8u	 /* RDTSC calls out (offset, TSD) */
 #define MODE_CPL12   16u /* CPL 1 or 2: everything sensitive calls out */
-#define MODE_SINGLE  32u /* one instruction a TU */
+#define MODE_NOFSGS  32u /* CR4.FSGSBASE is clear */
 
 /* How the guest's registers are found at a host PC. */
 enum recov_kind {
@@ -107,6 +107,7 @@ struct itlb_entry {
 	uint8_t user;
 };
 #define ITLB_SIZE 512
+#define UEXEC_MAX 64
 
 struct bt {
 	struct vm *vm;
@@ -140,6 +141,12 @@ struct bt {
 	bool chain, lockstep;
 	uint8_t mode;		    /* of the running vCPU */
 	enum shadow_fill last_fill; /* of the last host fault */
+	/* Pages that the user view's IBTC was filled from. */
+	struct {
+		uint64_t vpage;
+		uint32_t ppn;
+	} uexec[UEXEC_MAX];
+	unsigned n_uexec;
 	bool kern_loose; /* view 0 has code that a CR3 write may change */
 	bool started;
 	uint32_t pend_from; /* exit to chain to the next unit, or 0 */
@@ -194,6 +201,7 @@ enum insn_kind {
 	K_SWAPGS,
 	K_RDTSC,
 	K_RDTSCP,
+	K_RDBASE,
 	K_MOV_FROM_SREG,
 	K_MOV_FROM_CR,
 	K_SYSCALL,

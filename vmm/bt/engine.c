@@ -56,16 +56,43 @@ static bool exec_maybe(struct bt *bt, uint64_t vpage)
 	return bt->exec_seen[vpage >> 51][h >> 3] >> (h & 7) & 1;
 }
 
-static void exec_forget(struct bt *bt, bool kernel)
+/* Does the running address space have the pages of code that the user view's
+ * IBTC was filled from? After a fork, say, it has. */
+static bool user_code_same(struct bt *bt)
+{
+	struct walk w;
+
+	for (unsigned i = 0; i < bt->n_uexec; i++)
+		if (mmu_walk(bt->v, bt->uexec[i].vpage << PAGE_SHIFT,
+			     WALK_PROBE, &w) ||
+		    !w.user || w.nx || !w.accessed ||
+		    gpa_to_ppn(w.gpa).n != bt->uexec[i].ppn)
+			return false;
+	return true;
+}
+
+static void exec_forget_user(struct bt *bt)
 {
 	ibtc_flush(bt, 1);
+	bt->n_uexec = 0;
 	memset(bt->exec_seen[0], 0, sizeof(bt->exec_seen[0]));
-	if (kernel || bt->kern_loose) {
-		ibtc_flush(bt, 0);
-		bt->kern_epoch = ++bt->epoch_next;
-		bt->kern_loose = false;
-		memset(bt->exec_seen[1], 0, sizeof(bt->exec_seen[1]));
-	}
+}
+
+static void exec_forget_kernel(struct bt *bt)
+{
+	ibtc_flush(bt, 0);
+	bt->kern_epoch = ++bt->epoch_next;
+	bt->kern_loose = false;
+	memset(bt->exec_seen[1], 0, sizeof(bt->exec_seen[1]));
+}
+
+/* The user half's translations may have changed. */
+static void exec_check(struct bt *bt)
+{
+	if (!user_code_same(bt))
+		exec_forget_user(bt);
+	if (bt->kern_loose)
+		exec_forget_kernel(bt);
 }
 
 static void bt_tlb_flush(struct vcpu *v, enum tlb_flush kind, uint16_t pcid,
@@ -79,12 +106,16 @@ static void bt_tlb_flush(struct vcpu *v, enum tlb_flush kind, uint16_t pcid,
 		/* A unit of the page before may reach into this one. */
 		if (exec_maybe(bt, gva >> 12) ||
 		    exec_maybe(bt, (gva >> 12) - 1)) {
-			exec_forget(bt, gva >> 63);
+			exec_forget_user(bt);
+			if (gva >> 63 || bt->kern_loose)
+				exec_forget_kernel(bt);
 			shadow_new_epoch(bt->sh);
 		}
 		return;
 	}
-	exec_forget(bt, kind == TLB_FLUSH_ALL);
+	exec_check(bt);
+	if (kind == TLB_FLUSH_ALL)
+		exec_forget_kernel(bt);
 }
 
 static void bt_cr3_written(struct vcpu *v, bool noflush)
@@ -93,7 +124,7 @@ static void bt_cr3_written(struct vcpu *v, bool noflush)
 
 	mem_flush(v);
 	shadow_cr3(bt->sh, noflush);
-	exec_forget(bt, false);
+	exec_check(bt);
 }
 
 static void bt_mode_changed(struct vcpu *v)
@@ -102,7 +133,8 @@ static void bt_mode_changed(struct vcpu *v)
 
 	mem_flush(v);
 	shadow_mode(bt->sh);
-	exec_forget(bt, true);
+	exec_forget_user(bt);
+	exec_forget_kernel(bt);
 }
 
 static void bt_kick(struct vcpu *v)

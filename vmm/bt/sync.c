@@ -58,6 +58,8 @@ static uint8_t mode_of(const struct vcpu *v)
 		m |= MODE_NOSSE | MODE_NOAVX;
 	if (!(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & 6) != 6)
 		m |= MODE_NOAVX;
+	if (!(v->cr4 & CR4_FSGSBASE))
+		m |= MODE_NOFSGS;
 	if (v->tsc_offset || (v->cr4 & CR4_TSD))
 		m |= MODE_TSC_OUT;
 	return m;

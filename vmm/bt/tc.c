@@ -26,7 +26,7 @@
 #include "vmm/bt/bt_priv.h"
 #include "vmm/x86/emit.h"
 
-#define HASH_BITS 15
+#define HASH_BITS 17
 #define IBTC_LOG  8192
 
 static void *reserve(size_t bytes)
@@ -305,12 +305,31 @@ const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host)
 	return r;
 }
 
+/* The user view's IBTC is about to depend on this page. */
+static void uexec_add(struct bt *bt, uint64_t vpage, uint32_t ppn)
+{
+	for (unsigned i = bt->n_uexec; i-- > 0;)
+		if (bt->uexec[i].vpage == vpage)
+			return;
+	if (bt->n_uexec == UEXEC_MAX) {
+		ibtc_flush(bt, 1);
+		bt->n_uexec = 0;
+	}
+	bt->uexec[bt->n_uexec].vpage = vpage;
+	bt->uexec[bt->n_uexec++].ppn = ppn;
+}
+
 void ibtc_fill(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
 	unsigned v = c->mode & MODE_USER ? 1 : 0;
 	unsigned i = c->rip & (BT_IBTC_ENTRIES - 1);
 
+	if (v) {
+		uexec_add(bt, c->rip >> PAGE_SHIFT, c->ppn);
+		if (c->flags & CCF_STRADDLE)
+			uexec_add(bt, (c->rip >> PAGE_SHIFT) + 1, c->ppn2);
+	}
 	if (bt->ibtc[v][i] == bt->ibtc_miss) {
 		if (bt->ibtc_log_n[v] == IBTC_LOG)
 			ibtc_flush(bt, v);

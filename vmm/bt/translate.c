@@ -1384,6 +1384,13 @@ static bool gen_insn(struct tr *t, unsigned k)
 	case K_RDTSCP:
 		gen_rdtsc(t, in->kind == K_RDTSCP);
 		return true;
+	case K_RDBASE:
+		gen_from_vcpu(t, reg_id(in->op[0].reg.value), 8,
+			      in->i.mnemonic == ZYDIS_MNEMONIC_RDFSBASE
+				      ? offsetof(struct vcpu, seg[SEG_FS].base)
+				      : offsetof(struct vcpu,
+						 seg[SEG_GS].base));
+		return true;
 	case K_MOV_FROM_SREG:
 		gen_from_sreg(t, in);
 		return true;

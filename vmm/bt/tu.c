@@ -273,6 +273,11 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 	case ZYDIS_MNEMONIC_SYSRET:
 		return kernel && in->i.operand_width == 64 ? K_SYSRET
 							   : K_CALLOUT;
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE:
+		return in->i.operand_width == 64 && !(mode & MODE_NOFSGS)
+			       ? K_RDBASE
+			       : K_CALLOUT;
 	case ZYDIS_MNEMONIC_RDTSCP:
 		return mode & MODE_TSC_OUT ? K_CALLOUT : K_RDTSCP;
 	case ZYDIS_MNEMONIC_RDTSC:
@@ -363,6 +368,7 @@ bool tu_ends(const struct tu_insn *in)
 	case K_SWAPGS:
 	case K_RDTSC:
 	case K_RDTSCP:
+	case K_RDBASE:
 	case K_MOV_FROM_SREG:
 	case K_MOV_FROM_CR:
 		return false;

@@ -589,21 +589,28 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 
 /* ---- flushing ---- */
 
-/* Is the node still what the page tables say? */
-static bool node_valid(struct shadow *s, const struct node *n)
+enum node_state {
+	NODE_GONE,
+	NODE_SAME,
+	NODE_READ_ONLY, /* the same page, but no longer to be written freely */
+};
+
+/* What do the page tables say of a mapped page now? */
+static enum node_state node_judge(struct shadow *s, const struct node *n)
 {
 	const struct window *w = &s->win[n->win];
 	gva_t gva = w->gbase + ((uint64_t)n->vpn << PAGE_SHIFT);
 	struct walk wk;
 
 	s->st.revalidated++;
-	if (mmu_walk(s->v, gva, WALK_PROBE, &wk))
-		return false;
-	return gpa_to_ppn(wk.gpa).n == n->ppn && wk.accessed &&
-	       (wk.user || !(n->flags & N_USER)) &&
-	       (w->super || !w->sp || wk.user) &&
-	       (!(n->flags & N_W) || (wk.writable && wk.dirty)) &&
-	       wk.global == !(n->flags & N_LOOSE);
+	if (mmu_walk(s->v, gva, WALK_PROBE, &wk) ||
+	    gpa_to_ppn(wk.gpa).n != n->ppn || !wk.accessed ||
+	    (!wk.user && (n->flags & N_USER)) ||
+	    (!w->super && w->sp && !wk.user) ||
+	    wk.global != !(n->flags & N_LOOSE))
+		return NODE_GONE;
+	return (n->flags & N_W) && !(wk.writable && wk.dirty) ? NODE_READ_ONLY
+							      : NODE_SAME;
 }
 
 /* After an exec or an exit nothing of a user window is valid: one munmap. */
@@ -612,9 +619,21 @@ static bool window_dead(struct shadow *s, int wi)
 	uint32_t i;
 
 	for (i = s->win[wi].head; i; i = s->node[i].wnext)
-		if (node_valid(s, &s->node[i]))
+		if (node_judge(s, &s->node[i]) != NODE_GONE)
 			return false;
 	return true;
+}
+
+static void node_set_readonly(struct shadow *s, uint32_t i)
+{
+	struct node *n = &s->node[i];
+
+	if (mprotect(node_hva(s, n), PAGE_SIZE, PROT_READ)) {
+		node_unmap(s, i);
+		return;
+	}
+	n->flags &= ~N_W;
+	s->vmas += 2;
 }
 
 static void window_revalidate(struct shadow *s, int wi, bool loose_only)
@@ -629,8 +648,16 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 		next = s->node[i].wnext;
 		if (loose_only && !(s->node[i].flags & N_LOOSE))
 			continue;
-		if (!node_valid(s, &s->node[i]))
+		switch (node_judge(s, &s->node[i])) {
+		case NODE_GONE:
 			node_unmap(s, i);
+			break;
+		case NODE_READ_ONLY:
+			node_set_readonly(s, i);
+			break;
+		case NODE_SAME:
+			break;
+		}
 	}
 }
 
