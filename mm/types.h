@@ -19,9 +19,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAGE_SHIFT 12
-#define PAGE_SIZE  4096ul
-#define PAGE_MASK  (~(PAGE_SIZE - 1))
+#define PAGE_SHIFT	 12
+#define PAGE_SIZE	 4096ul
+#define PAGE_MASK	 (~(PAGE_SIZE - 1))
 #define LARGE_PAGE_SHIFT 21
 #define LARGE_PAGE_SIZE	 (1ul << LARGE_PAGE_SHIFT)
 
@@ -57,8 +57,8 @@ static inline bool ppn_eq(ppn_t a, ppn_t b)
 	return a.n == b.n;
 }
 
-#define ARRAY_SIZE(a)	   (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_SIZE(a)	      (sizeof(a) / sizeof((a)[0]))
 #define container_of(p, t, m) ((t *)((char *)(p)-offsetof(t, m)))
-#define likely(x)	   __builtin_expect(!!(x), 1)
-#define unlikely(x)	   __builtin_expect(!!(x), 0)
+#define likely(x)	      __builtin_expect(!!(x), 1)
+#define unlikely(x)	      __builtin_expect(!!(x), 0)
 #endif

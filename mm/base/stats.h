@@ -23,7 +23,9 @@ struct stat_desc {
 	const char *name, *help;
 	size_t offset; /* of a uint64_t in the stats struct */
 };
+/* clang-format off */
 #define STAT_DESC_ENTRY(st, name, help) {#name, help, offsetof(struct st, name)}
+/* clang-format on */
 
 struct stat_group {
 	const char *prefix;
