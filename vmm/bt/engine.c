@@ -572,6 +572,8 @@ static void bt_trim(struct vm *vm)
 	tc_flush(bt);
 	bt->pend_from = 0;
 	tc_trim(bt);
+	shadow_drop_all(bt->sh);
+	interp_trim(vm->vcpu);
 }
 
 const struct engine_ops engine_bt = {

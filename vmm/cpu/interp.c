@@ -81,6 +81,17 @@ static void dcache_clear(struct interp_vcpu *iv)
 			iv->dcache[i].lin = ~0ull;
 }
 
+/* The pages come back zeroed: never used, as in interp_vcpu_init. */
+void interp_trim(struct vcpu *v)
+{
+	struct interp_vcpu *iv = v->interp;
+
+	if (madvise(iv->dcache, sizeof(struct insn) * DCACHE_SIZE,
+		    MADV_DONTNEED))
+		return;
+	iv->dcache[0].lin = ~0ull;
+}
+
 void interp_native_full(struct vcpu *v)
 {
 	v->interp->stats.native_full++;

@@ -24,6 +24,8 @@ enum cpu_status interp_step_raw(struct vcpu *v);
 
 int interp_vcpu_init(struct vcpu *v); /* 0 or -errno; sets v->interp */
 void interp_vcpu_fini(struct vcpu *v);
+/* Give the decoded instructions' memory back; not inside interp_step. */
+void interp_trim(struct vcpu *v);
 
 extern const struct engine_ops engine_interp;
 #endif
