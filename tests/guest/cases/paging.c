@@ -224,6 +224,29 @@ static void accessed_dirty(void)
 		else
 			CHECK_EQ(v & PTE_D, 0);
 	}
+	/* each bit alone, by each kind of flush */
+	for (unsigned i = 0; i < 24; i++) {
+		volatile u64 *w = (u64 *)(base + (i & 7) * PG + 64);
+		pte_t *x = leaf((u64)w);
+		u64 bit = i & 8 ? PTE_D : PTE_A;
+
+		*w = i;
+		CHECK_EQ(*x & AD, AD);
+		*x &= ~bit;
+		if (i % 3 == 0)
+			write_cr3(read_cr3());
+		else if (i % 3 == 1)
+			flush_all();
+		else
+			invlpg((u64)w);
+		CHECK_EQ(*w, i);
+		if (bit == PTE_A)
+			CHECK_EQ(*x & AD, AD);
+		else
+			CHECK_EQ(*x & AD, PTE_A);
+		*w = i + 1;
+		CHECK_EQ(*x & AD, AD);
+	}
 	/* straddling write: both dirty */
 	for (unsigned i = 0; i < 2; i++)
 		*leaf(base + i * PG) &= ~AD;
@@ -318,6 +341,47 @@ static void protections(void)
 	}
 }
 
+/* User and supervisor pages side by side in one slot: whoever touched which
+ * first, CPL 3 never gets a supervisor page. */
+USNIP(ufetch, "jmp *%rdi");
+static void mixed_rights(void)
+{
+	part("mixed rights");
+	for (unsigned i = 0; i < 64; i++) {
+		u64 base = slot_va(130 + i % 8 + (i & 32 ? 256 : 0), 0x100000);
+		u64 uva = base + PG * (i & 15), kva = base + PG * 20;
+		u8 *k = map_page(kva, NULL, KRW);
+
+		map_page(uva, NULL, URW);
+		memset(k, 0x77, PG);
+		for (unsigned round = 0; round < 3; round++) {
+			if (i & 1)
+				CHECK_EQ(access(uld, true, uva), -1);
+			if (i & 2)
+				CHECK_EQ(access(ld, false, uva), -1);
+			if (i & 4)
+				CHECK_EQ(access(ust, true, uva), -1);
+			if (i & 8)
+				CHECK_EQ(access(ld, false, kva), -1);
+			if (i & 16)
+				CHECK_EQ(access(st, false, kva), -1);
+			CHECK_EQ(access(uld, true, kva), PF_P | PF_U);
+			CHECK_EQ(access(ust, true, kva + 8), PF_P | PF_U | PF_W);
+			CHECK_EQ(access(ufetch, true, kva), PF_P | PF_U | PF_I);
+			CHECK_EQ(access(uld, true, uva), -1);
+			/* and after the page changed sides */
+			protect_page(uva, KRW);
+			CHECK_EQ(access(st, false, uva), -1);
+			CHECK_EQ(access(uld, true, uva), PF_P | PF_U);
+			protect_page(uva, URW);
+			CHECK_EQ(access(ust, true, uva), -1);
+		}
+		CHECK_EQ(*(u64 *)(k + 8), 0x7777777777777777);
+		unmap_page(uva);
+		unmap_page(kva);
+	}
+}
+
 /* ---- large pages ---- */
 static void large(void)
 {
@@ -335,6 +399,14 @@ static void large(void)
 	*(volatile u64 *)(va + 300 * PG + 8) = 99;
 	CHECK_EQ(*pde & AD, AD);
 	CHECK_EQ(*(u64 *)(pa + 300 * PG + 8), 99);
+	for (unsigned i = 0; i < 4; i++) { /* harvested */
+		*pde &= ~AD;
+		invlpg(va + i * 0x12345);
+		CHECK_EQ(*(volatile u64 *)(va + 17 * PG), 0x4011);
+		CHECK_EQ(*pde & AD, PTE_A);
+		*(volatile u64 *)(va + 300 * PG + 8) = 99;
+		CHECK_EQ(*pde & AD, AD);
+	}
 	/* INVLPG of any address in it drops all of it */
 	for (unsigned i = 0; i < 20; i++) {
 		*pde = (pa + (i & 1 ? 2 << 20 : 0)) | KRW | PTE_PS;
@@ -794,6 +866,7 @@ int main(void)
 	invlpgs();
 	accessed_dirty();
 	protections();
+	mixed_rights();
 	large();
 	address_spaces();
 	many_slots();
