@@ -5,10 +5,12 @@
 #
 #   bench_programs.sh [-n RUNS] [-m MIB] [-e ENGINE] [-p LIST] [-s] [-j FILE]
 #
-# RUNS (3) rounds; in each, native, Sardine and QEMU in turn, a guest running
-# all programs (-p primes,fib: only these). -s: without QEMU. Figures are
-# medians. Status 0: every result is the native one, each program is within its
-# floor against native and faster than under QEMU; 1 otherwise.
+# RUNS (3) rounds; in each, for each program (-p primes,fib: only these): native,
+# Sardine, QEMU, one right after the other, a guest booted for each. -s: without
+# QEMU. Seconds are medians; a ratio is the median of the rounds' ratios, which
+# holds when the machine's speed drifts. Status 0: every result is the native
+# one, each program is within its floor against native and faster than under
+# QEMU; 1 otherwise.
 . "$(dirname "$0")/lib.sh"
 declare -A floor=([primes]=1.2 [fib]=2.5 [getppid]=3 [forkwait]=4.5
 	[memsweep]=1.3)
@@ -27,48 +29,53 @@ done
 guest=$BUILD/guest/guest
 need "$SARDINE" "$KERNEL" "$INITRD" "$guest"
 command -v qemu-system-x86_64 >/dev/null || solo=1
-append="console=ttyS0 quiet sardine.bench=$list"
+append="console=ttyS0 quiet sardine.bench="
 limit=${LIMIT:-300} bad=0
 IFS=, read -ra progs <<<"$list"
 who=(native sardine)
 [ -n "$solo" ] || who+=(qemu)
 
-# Lines "NAME PARAMETERS result=R seconds=S" of one whole run of WHO.
+# The output of program $2 under $1.
 run()
 {
 	case $1 in
-	native)
-		for p in "${progs[@]}"; do
-			timed "$limit" "$guest" "$p"
-			cat "$work/out"
-		done ;;
-	sardine | qemu)
-		if [ "$1" = sardine ]; then
-			sardine_cmd "$engine" "$mem" "$append"
-		else
-			qemu_cmd "$mem" "$append"
-		fi
-		timed "$limit" "${cmd[@]}"
-		[ "$status" = 0 ] ||
-			echo "$1: status $status: $(tail -n 1 "$work/err")" >&2
-		tr -d '\r' <"$work/out" ;;
+	native) cmd=("$guest" "$2") ;;
+	sardine) sardine_cmd "$engine" "$mem" "$append$2" ;;
+	qemu) qemu_cmd "$mem" "$append$2" ;;
 	esac
+	timed "$limit" "${cmd[@]}"
+	[ "$status" = 0 ] ||
+		echo "$1: status $status: $(tail -n 1 "$work/err")" >&2
+	tr -d '\r' <"$work/out"
 }
 
 for i in $(seq "$runs"); do
-	for w in "${who[@]}"; do
-		run "$w" >"$work/log"
-		for p in "${progs[@]}"; do
-			grep -a "^$p .*seconds=" "$work/log" >"$work/line" || {
-				echo "FAIL $w $p: no result in round $i"
+	for p in "${progs[@]}"; do
+		for w in "${who[@]}"; do
+			run "$w" "$p" >"$work/log"
+			if grep -a "^$p .*seconds=" "$work/log" >"$work/line"
+			then
+				sed 's/ seconds=.*//' "$work/line" \
+					>>"$work/res.$w.$p"
+				sed 's/.*seconds=//' "$work/line"
+			else
+				echo "FAIL $w $p: no result in round $i" >&2
 				bad=1
-				continue
-			}
-			sed 's/ seconds=.*//' "$work/line" >>"$work/res.$w.$p"
-			sed 's/.*seconds=//' "$work/line" >>"$work/sec.$w.$p"
+				echo nan
+			fi >>"$work/sec.$w.$p"
 		done
 	done
 done
+
+# ratio WHO PROGRAM: median of the rounds' ratios against native.
+ratio()
+{
+	[ -s "$work/sec.$1.$2" ] || { echo nan; return; }
+	paste "$work/sec.$1.$2" "$work/sec.native.$2" |
+		awk '$1 != "nan" && $2 != "nan" {printf "%.3f\n", $1 / $2}' |
+		median
+}
+seconds() { grep -v nan "$work/sec.$1.$2" 2>/dev/null | median; }
 
 printf '%-9s %8s %8s %8s   %s\n' program native sardine qemu \
 	'sardine/native (floor)  qemu/native  verdict'
@@ -77,17 +84,15 @@ for p in "${progs[@]}"; do
 	declare -A m=([native]=nan [sardine]=nan [qemu]=nan)
 	verdict=ok
 	for w in "${who[@]}"; do
-		[ -s "$work/sec.$w.$p" ] || { verdict="no figure"; continue; }
-		m[$w]=$(median <"$work/sec.$w.$p")
+		m[$w]=$(seconds "$w" "$p")
+		[ "${m[$w]}" != nan ] || { verdict="no figure"; continue; }
 		[ "$(cat "$work/res.$w.$p" "$work/res.native.$p" | sort -u |
 			wc -l)" = 1 ] || verdict="WRONG RESULT in $w"
 	done
-	read -r rs rq slow beaten < <(awk -v n="${m[native]}" \
-		-v s="${m[sardine]}" -v q="${m[qemu]}" -v f="${floor[$p]:-0}" '
-		BEGIN { if (n == "nan" || s == "nan") print "nan nan 1 0"
-		else printf "%.2f %s %d %d\n", s / n,
-			(q == "nan" ? "nan" : sprintf("%.2f", q / n)),
-			(f && s / n > f), (q != "nan" && s >= q) }')
+	rs=$(ratio sardine "$p") rq=$(ratio qemu "$p")
+	read -r slow beaten < <(awk -v s="$rs" -v q="$rq" -v f="${floor[$p]:-0}" \
+		'BEGIN { print (s == "nan" || (f && s > f)) + 0,
+			(q != "nan" && s >= q) + 0 }')
 	[ "$verdict" != ok ] || [ "$slow" = 0 ] || verdict="MISSED the floor"
 	[ "$verdict" != ok ] || [ "$beaten" = 0 ] || verdict="SLOWER than qemu"
 	[ "$verdict" = ok ] || bad=1
