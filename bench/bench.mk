@@ -4,6 +4,7 @@
 #   make bench-boot      CPU time from power-on to power-off, against QEMU TCG
 #   make bench-programs  the five programs, against native and QEMU TCG
 #   make bench-share     what sharing costs a page, and how long its runs are
+#   make bench-density   host memory of one more VM, saved against the oracle
 
 RUNS ?= 5
 bench-boot: all guest
@@ -15,4 +16,6 @@ $(BUILD)/bench/share: bench/share.c $(LIB)
 	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) $(LIBS)
 bench-share: $(BUILD)/bench/share
 	$<
-.PHONY: bench-boot bench-programs bench-share
+bench-density: all guest
+	BUILD=$(BUILD) bench/bench_density.sh
+.PHONY: bench-boot bench-programs bench-share bench-density

@@ -101,11 +101,13 @@ q() { jq -r "$1" "$2"; }
 echo "density: $KERNEL, $mem MiB each, engine $engine, \"$append\""
 pack "$few"
 used_few=$used
+told_few=$(q .host.used_bytes "$work/sample")
 echo "$few VMs: $(mib "$used") MiB of the host, idle CPU $idle% of a core"
 pack "$many"
 echo "$many VMs: $(mib "$used") MiB of the host, idle CPU $idle% of a core"
 sed -n '/^NAME/,$p' "$work/out"
 marginal=$(((used - used_few) / (many - few)))
+told=$((($(q .host.used_bytes "$work/sample") - told_few) / (many - few)))
 saved=$(q .sharing.saved_bytes "$work/sample")
 oracle=$(q .sharing.oracle_bytes "$work/final")
 audit=$(q .host.audit "$work/final")
@@ -114,14 +116,17 @@ percent=$(awk -v s="$saved" -v o="$oracle" \
 boots=$(q '[.vms[].boot_ms] | add / length | floor' "$work/final")
 
 echo
-echo "marginal host memory of one more VM: $(mib "$marginal") MiB (bar: 24 MB)"
+echo "marginal host memory of one more VM: $(mib "$marginal") MiB (bar: 24 MB);"
+echo "    by the table, without the kernel's part: $(mib "$told") MiB"
 echo "saved 10 s after quiet: $(mib "$saved") of $(mib "$oracle") MiB, $percent% (bar: 90%)"
 echo "idle CPU of $many VMs and the manager: $idle% of a core (bar: 5%)"
 echo "audit: $audit; userland after $boots ms on average, all $many at once"
-[ -z "$json" ] || jq -n --argjson marginal "$marginal" --argjson saved "$saved" \
+[ -z "$json" ] || jq -n --argjson marginal "$marginal" \
+	--argjson accounted "$told" --argjson saved "$saved" \
 	--argjson oracle "$oracle" --argjson idle "$idle" --arg audit "$audit" \
 	--argjson boot_ms "$boots" --argjson vms "$many" \
-	'{vms: $vms, marginal_bytes: $marginal, saved_bytes: $saved,
+	'{vms: $vms, marginal_bytes: $marginal,
+	accounted_bytes: $accounted, saved_bytes: $saved,
 	oracle_bytes: $oracle, idle_percent: $idle, audit: $audit,
 	boot_ms: $boot_ms}' >"$json"
 awk -v m="$marginal" -v p="$percent" -v i="$idle" -v a="$audit" \
