@@ -266,6 +266,46 @@ static void cross_page(void)
 	unmap_page(va + PG);
 }
 
+/* A branch whose last bytes are alone on the second page: no other code runs
+ * there, and still a write to them counts. */
+static void cross_branch(void)
+{
+	static u64 stk[64];
+	struct regs r;
+	u8 *p;
+
+	part("cross branch");
+	for (unsigned k = 1; k < 3; k++) {
+		u8 *two = pages_alloc(2, PG);
+
+		put_mov(two + 0x100, 0xa);
+		put_mov(two + 0x200, 0xb);
+		p = two + PG - k;
+		e8(&p, 0xe9);
+		e32(&p, 0x100 - (int)(PG - k + 5));
+		p = two + PG - k;
+		for (unsigned i = 0; i < 20; i++) {
+			int rel = (i & 1 ? 0x200 : 0x100) - (int)(PG - k + 5);
+
+			/* only what is on the second page */
+			for (unsigned b = k; b < 5; b++)
+				((volatile u8 *)p)[b] = (u32)rel >> (8 * (b - 1));
+			CHECK_EQ(call_at((u64)p), i & 1 ? 0xb : 0xa);
+		}
+	}
+	/* ret imm16 */
+	p = pages_alloc(2, PG);
+	p[PG - 1] = 0xc2;
+	stk[32] = (u64)done;
+	for (unsigned i = 0; i < 20; i++) {
+		*(volatile u16 *)(p + PG) = 8 * i;
+		regs_kernel(&r, p + PG - 1);
+		r.rsp = (u64)&stk[32];
+		run_ok(&r);
+		CHECK_EQ(r.rsp, (u64)&stk[33] + 8 * i);
+	}
+}
+
 /* At CPL 3: a program that writes code for itself. */
 USNIP(ujit, "1: movb $0xb8, (%rdi)\n mov %ecx, 1(%rdi)\n movb $0xc3, 5(%rdi)\n"
 	    "call *%rdi\n add %rax, %rbx\n dec %ecx\n jnz 1b");
@@ -361,6 +401,19 @@ static void remapping(void)
 		write_cr3(root1);
 		CHECK_EQ(call_at(va), i + 500);
 	}
+	/* code in a 2 MiB page, written through a 4 KiB alias of its frame */
+	u64 big = (u64)pages_alloc(512, 2 << 20), bva = slot_va(143, 0);
+
+	map2m(root1, bva, big, KRW);
+	invlpg(bva);
+	for (unsigned i = 0; i < 60; i++) {
+		u64 off = 0x5000 + (i % 3) * 0x40000;
+
+		map_page(va, (u8 *)big + off, KRW);
+		put_mov((u8 *)(i & 1 ? va + 0x40 : bva + off + 0x40), 7 * i);
+		CHECK_EQ(call_at(bva + off + 0x40), 7 * i);
+		CHECK_EQ(call_at(va + 0x40), 7 * i);
+	}
 	/* gone: a fetch fault; back: runs */
 	struct regs r;
 
@@ -379,6 +432,109 @@ static void remapping(void)
 		}
 	}
 	unmap_page(va);
+}
+
+/* As remapping(), but the code is reached by a jump from code that stays, at
+ * CPL 0 and 3, often enough to be cached whichever way. */
+SNIP(kjump, "1: call *%rdi\n add %rax, %rbx\n dec %rcx\n jnz 1b");
+USNIP(ujump, "1: call *%rdi\n add %rax, %rbx\n dec %rcx\n jnz 1b");
+static void put_ret(u8 *p, u32 v)
+{
+	e8(&p, 0xb8);
+	e32(&p, v);
+	e8(&p, 0xc3);
+}
+
+/* The same over the end of the frame, into its own beginning: for a frame that
+ * is mapped twice in a row. */
+static void put_split(u8 *f, u32 v)
+{
+	u8 b[6];
+
+	put_ret(b, v);
+	memcpy(f + PG - 3, b, 3);
+	memcpy(f, b + 3, 3);
+}
+
+static void jumped_to(void)
+{
+	static const unsigned slots[] = { 141, 371 };
+	u64 root[4], first = root_now();
+	u8 *f[4];
+
+	part("jumped to");
+	for (unsigned i = 0; i < 4; i++) {
+		f[i] = page_alloc();
+		put_ret(f[i] + 0x20, 0xc0 + i);
+		/* one that straddles into the next page, mapped likewise */
+		put_split(f[i], 0xd0 + i);
+		root[i] = root_new();
+	}
+	for (unsigned s = 0; s < 2; s++)
+		for (unsigned user = 0; user < 2; user++) {
+			u64 va = slot_va(slots[s], 0x9000 + user * 0x10000);
+			u64 fl = user ? URW : KRW;
+			struct regs r;
+
+			for (unsigned i = 0; i < 120; i++) {
+				unsigned n = 1 + i % 4, k = i % 3;
+				u64 at = va + (i & 1 ? 0x20 : PG - 3), want;
+
+				map_page(va, f[k], fl);
+				map_page(va + PG, f[k], fl);
+				put_split(f[k], 0xd0 + i);
+				if (user)
+					regs_user(&r, ujump);
+				else
+					regs_kernel(&r, kjump);
+				r.rdi = at;
+				r.rbx = 0;
+				r.rcx = n;
+				run_ok(&r);
+				want = i & 1 ? 0xc0 + k : 0xd0 + i;
+				CHECK_EQ(r.rbx, n * want);
+				if (i % 8)
+					continue;
+				/* gone, not executable, or the other side's */
+				if (i % 24 == 0)
+					unmap_page(va);
+				else if (i % 24 == 8)
+					protect_page(va, fl | PTE_NX);
+				else if (user)
+					protect_page(va, KRW);
+				else
+					continue;
+				if (user)
+					regs_user(&r, ujump);
+				else
+					regs_kernel(&r, kjump);
+				r.rdi = at;
+				r.rcx = n;
+				run(&r);
+				expect_pf(&r, PF_I | (i % 24 ? PF_P : 0) |
+					  (user ? PF_U : 0), at, at);
+			}
+			unmap_page(va);
+			unmap_page(va + PG);
+			/* the same address in four address spaces */
+			for (unsigned i = 0; i < 4; i++)
+				map4k(root[i], va, (u64)f[i], fl);
+			for (unsigned i = 0; i < 200; i++) {
+				unsigned k = i < 100 ? i % 4 : rnd() % 4;
+
+				write_cr3(root[k]);
+				if (user)
+					regs_user(&r, ujump);
+				else
+					regs_kernel(&r, kjump);
+				r.rdi = va + 0x20;
+				r.rbx = 0;
+				r.rcx = 3;
+				run_ok(&r);
+				CHECK_EQ(r.rbx, 3 * (0xc0 + k));
+			}
+			write_cr3(first);
+		}
 }
 
 /* Chained blocks: A jumps to B in another page; B's page is rewritten. */
@@ -449,9 +605,11 @@ int main(void)
 	code_and_data();
 	neighbours();
 	cross_page();
+	cross_branch();
 	user_jit();
 	jit_cache();
 	remapping();
+	jumped_to();
 	chained();
 	text_poke();
 	return 0;
