@@ -286,8 +286,8 @@ static insn_fn pick_general(const struct op_desc *d, const struct x86_insn *x,
 	return fn ? fn : pick(d, in);
 }
 
-/* rIP wraps at the size of the code segment; branches of MPX, retpolines' LOCK
- * and so on need nothing here. */
+/* String instructions first (they share names with SSE), then the tables, then
+ * whatever the vector units have. */
 static bool find_handler(struct vcpu *v, const struct x86_insn *x,
 			 const uint8_t *bytes, struct insn *in)
 {
