@@ -67,18 +67,18 @@
 
 /* Segment caches (two words each) that SYSCALL and SYSRET load, and where
  * struct bt's mode is. */
-#define HOT_KCS	   0
-#define HOT_KSS	   2
-#define HOT_UCS	   4
-#define HOT_USS	   6
-#define HOT_MODE_P 8
+#define HOT_KCS		 0
+#define HOT_KSS		 2
+#define HOT_UCS		 4
+#define HOT_USS		 6
+#define HOT_MODE_P	 8
 
 /* Offsets in struct vcpu (asserted in sync.c). */
 #define VCPU_RFLAGS	 8
 #define VCPU_CPL	 16
-#define VCPU_CS	 40
-#define VCPU_SS	 56
-#define VCPU_GS_BASE 112
+#define VCPU_CS		 40
+#define VCPU_SS		 56
+#define VCPU_GS_BASE	 112
 
 /* Page 0 is never mapped (vm.mmap_min_addr). */
 #define BT_POLL_BAD	 16

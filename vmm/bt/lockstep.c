@@ -123,9 +123,8 @@ enum cpu_status lockstep_after(struct bt *bt, uint32_t id)
 	bt->stats.lockstep_tus++;
 	for (int r = 0; r < 16 && !*what; r++)
 		if (v->gpr[r] != l->gpr[r])
-			snprintf(what, sizeof(what),
-				 "r%d is %#llx, not %#llx", r,
-				 (unsigned long long)v->gpr[r],
+			snprintf(what, sizeof(what), "r%d is %#llx, not %#llx",
+				 r, (unsigned long long)v->gpr[r],
 				 (unsigned long long)l->gpr[r]);
 	if (!*what && v->rip != l->rip)
 		snprintf(what, sizeof(what), "rip is %#llx, not %#llx",

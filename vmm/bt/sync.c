@@ -45,9 +45,9 @@ static void sync_syscall(struct bt *bt)
 	hot[HOT_RT_USER] = (uint64_t)bt->view[1] - BT_T_BIAS;
 	hot[HOT_MODE_P] = (uint64_t)&bt->mode;
 	hot[HOT_J_SYSCALL] = (uint64_t)(v->efer & EFER_SCE ? bt_do_syscall
-							  : bt_exit_callout);
-	hot[HOT_J_SYSRET] = (uint64_t)(v->efer & EFER_SCE ? bt_do_sysret
-							 : bt_exit_callout);
+							   : bt_exit_callout);
+	hot[HOT_J_SYSRET] =
+		(uint64_t)(v->efer & EFER_SCE ? bt_do_sysret : bt_exit_callout);
 }
 
 static uint8_t mode_of(const struct vcpu *v)
