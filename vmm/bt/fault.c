@@ -11,7 +11,6 @@
  * A fault whose PC is not in the TC is a bug of ours: stop with a dump.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -159,20 +158,6 @@ uint64_t bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 		}
 	}
 	recover_from(bt, g, host);
-	if (getenv("BTDBG")) {
-		static int n;
-		if (n++ > 1000 && n < 1040)
-			fprintf(stderr,
-				"F sig %d trap %d err %llx addr %lx rip %lx "
-				"host %02x %02x %02x %02x %02x %02x %02x %02x "
-				"fill %d\n",
-				sig, (int)g[REG_TRAPNO], (long long)g[REG_ERR],
-				addr, v->rip, ((uint8_t *)pc)[0],
-				((uint8_t *)pc)[1], ((uint8_t *)pc)[2],
-				((uint8_t *)pc)[3], ((uint8_t *)pc)[4],
-				((uint8_t *)pc)[5], ((uint8_t *)pc)[6],
-				((uint8_t *)pc)[7], bt->last_fill);
-	}
 	v->bt_hot[HOT_EXIT_KIND] = kind;
 	g[REG_RIP] = (greg_t)bt_exit_fault;
 	g[REG_EFL] &= ~FL_DF;

@@ -287,6 +287,38 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 	}
 }
 
+/* A REX that is not the last prefix is ignored by the CPU, and would confuse
+ * the re-encoder: nobody writes such code on purpose. */
+static bool has_stray_rex(const struct tu_insn *in)
+{
+	bool rex = false;
+
+	for (unsigned p = 0; p < in->i.length; p++) {
+		switch (in->bytes[p]) {
+		case 0x66:
+		case 0x67:
+		case 0xf2:
+		case 0xf3:
+		case 0xf0:
+		case 0x2e:
+		case 0x36:
+		case 0x3e:
+		case 0x26:
+		case 0x64:
+		case 0x65:
+			if (rex)
+				return true;
+			continue;
+		}
+		if ((in->bytes[p] & 0xf0) != 0x40)
+			return false;
+		if (rex)
+			return true;
+		rex = true;
+	}
+	return false;
+}
+
 static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 {
 	const ZydisDecodedInstruction *i = &in->i;
@@ -294,6 +326,8 @@ static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 
 	if (i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	    i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return K_CALLOUT;
+	if (has_stray_rex(in))
 		return K_CALLOUT;
 	switch (i->meta.category) {
 	case ZYDIS_CATEGORY_PUSH:
