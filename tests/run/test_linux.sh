@@ -61,6 +61,25 @@ ok "a shell runs commands from the console and powers off" test $rc = 0 \
 	-a "$(grep -c '^Linux 6\.1\.' "$T/out")" = 1 \
 	-a "$(grep -c '^MemTotal:' "$T/out")" = 1 ||
 	{ echo "# status $rc"; tail -n 5 "$T/out" | show; show "$T/err"; }
+# Packed: they work, rest long enough for their monitors to give their memory
+# back (trim) and for the merger, and work again.
+bg "$SARDINE" pack -n 2 --kernel "$GUEST/vmlinuz" --mem 128M --engine "$engine" \
+	--initrd "$GUEST/initrd.img" --socket "$SOCK" --log-dir "$T/logs" \
+	--append 'console=ttyS0 nokaslr sardine.run=for i in 1 2; do work $i 256 || exit 1; sleep 12; done; work 3 256' \
+	>"$T/out" 2>"$T/err"
+trimmed()
+{
+	[ "$(sample '[.vms[] | select(.boot_ms > 0 and
+		.overhead_bytes < 9000000)] | length')" = 2 ]
+}
+ok "idle VMs give back what only makes them fast" until_true 40 trimmed ||
+	top_json | show
+wait "$pid"
+rc=$?
+ok "and work on as before" test $rc = 0 \
+	-a "$(cat "$T"/logs/*.log | grep -c 'done status=0')" = 2 \
+	-a "$(grep -cE '^vm[01] +off' "$T/out")" = 2 ||
+	{ show "$T/out"; tail -n 5 "$T"/logs/*.log | show; }
 ok "the counters were written" test \
 	"$(jq -r .run.engine "$T/stats.json")" = "$engine"
 finish
