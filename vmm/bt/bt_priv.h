@@ -68,6 +68,9 @@ struct ccf {
 	uint16_t n_recov;
 	uint32_t recov; /* index of the first */
 	uint32_t next_hash, next_page, next_page2;
+	uint32_t ibtc_next; /* shares the IBTC entry */
+	uint16_t miss;	    /* rel32 that leads there when the check fails */
+	bool in_ibtc;
 	uint32_t incoming; /* exits chained to this CCF: id*2+exit, 0: none */
 	struct ccf_exit exit[2];
 };
@@ -99,6 +102,10 @@ struct bt_stats {
 	BT_STATS(BT_STAT_FIELD, )
 };
 
+/* The TC begins with a jump out for checks that fail. */
+#define TC_MISS_STUB 0
+#define TC_START     16
+
 struct lockstep;
 struct itlb_entry {
 	uint64_t vpage; /* rip >> 12 */
@@ -128,6 +135,7 @@ struct bt {
 
 	uint8_t *view[2]; /* T of CPL 0's and CPL 3's view */
 	void **ibtc[2];
+	uint32_t *ibtc_head[2]; /* first CCF of each entry, or 0 */
 	uint32_t ibtc_log_n[2];
 	uint16_t *ibtc_log[2];
 	void *ibtc_miss; /* what empty entries hold */

@@ -11,8 +11,10 @@
  *
  * CCF 0 does not exist; id 0 means none.
  *
- * The IBTC holds, for the low 16 bits of a target, the checked entry of one
- * CCF. What it holds is right for the running address space: it is filled
+ * The IBTC holds, for the low 16 bits of a target, the checked entry of a CCF;
+ * others with the same low bits hang behind it, each check that fails leading
+ * to the next. (A kernel has some thousand hot targets: without that, a fork
+ * in the guest missed 150 times.) What it holds is right for the running address space: it is filled
  * after a walk, and emptied when translations change (exec.c).
  */
 #include <errno.h>
@@ -27,7 +29,8 @@
 #include "vmm/x86/emit.h"
 
 #define HASH_BITS 17
-#define IBTC_LOG  8192
+#define IBTC_LOG  16384
+#define IBTC_WAYS 4 /* CCFs that share an entry, tried in turn */
 
 static void *reserve(size_t bytes)
 {
@@ -55,13 +58,23 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	bt->hash = reserve(sizeof(*bt->hash) << HASH_BITS);
 	bt->page_head = reserve(bt->max_ppn * sizeof(*bt->page_head));
 	bt->smc_count = reserve(bt->max_ppn * sizeof(*bt->smc_count));
-	for (int v = 0; v < 2; v++)
+	for (int v = 0; v < 2; v++) {
 		bt->ibtc_log[v] = reserve(IBTC_LOG * sizeof(uint16_t));
+		bt->ibtc_head[v] = reserve(BT_IBTC_ENTRIES * sizeof(uint32_t));
+		if (!bt->ibtc_head[v])
+			return -ENOMEM;
+	}
 	if (bt->rx == MAP_FAILED || bt->rw == MAP_FAILED || !bt->ccf ||
 	    !bt->recov || !bt->hash || !bt->page_head || !bt->smc_count ||
 	    !bt->ibtc_log[0] || !bt->ibtc_log[1])
 		return -ENOMEM;
 	bt->n_ccf = 1;
+	bt->tc_used = TC_START;
+	{
+		struct emit e = {bt->rw, bt->rw, bt->rw + TC_START, false};
+
+		emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_IBTC));
+	}
 	return 0;
 }
 
@@ -74,8 +87,10 @@ void tc_fini(struct bt *bt)
 	munmap(bt->hash, sizeof(*bt->hash) << HASH_BITS);
 	munmap(bt->page_head, bt->max_ppn * sizeof(*bt->page_head));
 	munmap(bt->smc_count, bt->max_ppn * sizeof(*bt->smc_count));
-	for (int v = 0; v < 2; v++)
+	for (int v = 0; v < 2; v++) {
 		munmap(bt->ibtc_log[v], IBTC_LOG * sizeof(uint16_t));
+		munmap(bt->ibtc_head[v], BT_IBTC_ENTRIES * sizeof(uint32_t));
+	}
 	close(bt->tc_fd);
 }
 
@@ -185,13 +200,56 @@ static void unlink_exit(struct bt *bt, uint32_t id, unsigned e)
 	x->to = 0;
 }
 
-static void ibtc_clear(struct bt *bt, const struct ccf *c)
-{
-	unsigned v = c->mode & MODE_USER ? 1 : 0;
-	void **slot = &bt->ibtc[v][c->rip & (BT_IBTC_ENTRIES - 1)];
+/* ---- the IBTC ---- */
 
-	if (*slot == bt->rx + c->host)
-		*slot = bt->ibtc_miss;
+static void ibtc_set_head(struct bt *bt, unsigned v, unsigned slot, uint32_t id)
+{
+	bt->ibtc_head[v][slot] = id;
+	bt->ibtc[v][slot] = id ? bt->rx + bt->ccf[id].host : bt->ibtc_miss;
+}
+
+/* Where the check of a CCF leads when it fails. */
+static void ibtc_set_next(struct bt *bt, uint32_t id, uint32_t next)
+{
+	struct ccf *c = &bt->ccf[id];
+
+	c->ibtc_next = next;
+	patch_rel32(bt, c->host + c->miss,
+		    next ? bt->ccf[next].host : TC_MISS_STUB);
+}
+
+static void ibtc_clear(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+	unsigned v = c->mode & MODE_USER ? 1 : 0;
+	unsigned slot = c->rip & (BT_IBTC_ENTRIES - 1);
+	uint32_t p = bt->ibtc_head[v][slot];
+
+	if (!c->in_ibtc)
+		return;
+	if (p == id) {
+		ibtc_set_head(bt, v, slot, c->ibtc_next);
+	} else {
+		while (bt->ccf[p].ibtc_next != id)
+			p = bt->ccf[p].ibtc_next;
+		ibtc_set_next(bt, p, c->ibtc_next);
+	}
+	ibtc_set_next(bt, id, 0);
+	c->in_ibtc = false;
+}
+
+static void ibtc_clear_slot(struct bt *bt, unsigned v, unsigned slot)
+{
+	uint32_t id = bt->ibtc_head[v][slot];
+
+	while (id) {
+		uint32_t next = bt->ccf[id].ibtc_next;
+
+		ibtc_set_next(bt, id, 0);
+		bt->ccf[id].in_ibtc = false;
+		id = next;
+	}
+	ibtc_set_head(bt, v, slot, 0);
 }
 
 static void ccf_kill(struct bt *bt, uint32_t id)
@@ -205,7 +263,7 @@ static void ccf_kill(struct bt *bt, uint32_t id)
 	unchain_incoming(bt, c);
 	unlink_exit(bt, id, 0);
 	unlink_exit(bt, id, 1);
-	ibtc_clear(bt, c);
+	ibtc_clear(bt, id);
 	c->flags |= CCF_DEAD;
 }
 
@@ -260,7 +318,7 @@ void tc_flush(struct bt *bt)
 	ibtc_flush(bt, 1);
 	bt->n_ccf = 1;
 	bt->n_recov = 0;
-	bt->tc_used = 0;
+	bt->tc_used = TC_START;
 	bt->stats.tc_flushes++;
 }
 
@@ -323,26 +381,37 @@ void ibtc_fill(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
 	unsigned v = c->mode & MODE_USER ? 1 : 0;
-	unsigned i = c->rip & (BT_IBTC_ENTRIES - 1);
+	unsigned i = c->rip & (BT_IBTC_ENTRIES - 1), n;
+	uint32_t head, k;
 
 	if (v) {
 		uexec_add(bt, c->rip >> PAGE_SHIFT, c->ppn);
 		if (c->flags & CCF_STRADDLE)
 			uexec_add(bt, (c->rip >> PAGE_SHIFT) + 1, c->ppn2);
 	}
-	if (bt->ibtc[v][i] == bt->ibtc_miss) {
+	if (c->in_ibtc)
+		return;
+	head = bt->ibtc_head[v][i];
+	for (n = 0, k = head; k; k = bt->ccf[k].ibtc_next)
+		n++;
+	if (n >= IBTC_WAYS) {
+		ibtc_clear_slot(bt, v, i);
+		head = 0;
+	} else if (!n) {
 		if (bt->ibtc_log_n[v] == IBTC_LOG)
 			ibtc_flush(bt, v);
 		bt->ibtc_log[v][bt->ibtc_log_n[v]++] = i;
 	}
-	bt->ibtc[v][i] = bt->rx + c->host;
+	c->in_ibtc = true;
+	ibtc_set_next(bt, id, head);
+	ibtc_set_head(bt, v, i, id);
 	bt->stats.ibtc_fills++;
 }
 
 void ibtc_flush(struct bt *bt, unsigned v)
 {
 	for (uint32_t k = 0; k < bt->ibtc_log_n[v]; k++)
-		bt->ibtc[v][bt->ibtc_log[v][k]] = bt->ibtc_miss;
+		ibtc_clear_slot(bt, v, bt->ibtc_log[v][k]);
 	bt->ibtc_log_n[v] = 0;
 	bt->stats.ibtc_flushes++;
 }

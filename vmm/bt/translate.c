@@ -1437,7 +1437,7 @@ static bool needs_poll(const struct tu *tu)
 static void gen_check(struct tr *t)
 {
 	uint64_t rip = t->tu->rip;
-	uint8_t *p;
+	uint8_t *p, *patch;
 
 	emit_store(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
 	if (fits32(-rip)) {
@@ -1450,7 +1450,10 @@ static void gen_check(struct tr *t)
 	e8(&t->e, 0);
 	p = t->e.p;
 	emit_load(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
-	emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_IBTC));
+	/* To the next unit that shares the entry, or out. */
+	patch = emit_jmp(&t->e);
+	t->c->miss = patch - t->e.start;
+	emit_patch(patch, t->bt->rw + TC_MISS_STUB);
 	p[-1] = t->e.p - p;
 	emit_load(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
 }
