@@ -471,9 +471,9 @@ static void drift(void)
 	struct regs r, a;
 
 	part("drift");
-	/* 4 GiB in steps of a page, over ground that is not mapped */
+	/* 512 MiB in steps of a page, over ground that is not mapped */
 	for (unsigned s = 0; s < NS; s++) {
-		u64 n = s == 1 ? 1 << 20 : 1 << 15;
+		u64 n = s == 1 ? 1 << 17 : 1 << 14;
 
 		regs_kernel(&r, drift_sub);
 		r.rsp = top_of(s);
