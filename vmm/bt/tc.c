@@ -40,6 +40,14 @@ static void *reserve(size_t bytes)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+static void put_miss_stub(struct bt *bt)
+{
+	struct emit e = {bt->rw, bt->rw, bt->rw + TC_START, false};
+
+	emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_IBTC));
+	bt->tc_used = TC_START;
+}
+
 int tc_init(struct bt *bt, uint64_t bytes)
 {
 	bt->tc_size = bytes;
@@ -69,12 +77,7 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	    !bt->ibtc_log[0] || !bt->ibtc_log[1])
 		return -ENOMEM;
 	bt->n_ccf = 1;
-	bt->tc_used = TC_START;
-	{
-		struct emit e = {bt->rw, bt->rw, bt->rw + TC_START, false};
-
-		emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_IBTC));
-	}
+	put_miss_stub(bt);
 	return 0;
 }
 
@@ -330,6 +333,10 @@ void tc_trim(struct bt *bt)
 	madvise(bt->ccf, bt->max_ccf * sizeof(*bt->ccf), MADV_DONTNEED);
 	madvise(bt->recov, bt->max_recov * sizeof(*bt->recov), MADV_DONTNEED);
 	madvise(bt->hash, sizeof(*bt->hash) << HASH_BITS, MADV_DONTNEED);
+	for (int v = 0; v < 2; v++)
+		madvise(bt->ibtc_head[v], BT_IBTC_ENTRIES * sizeof(uint32_t),
+			MADV_DONTNEED);
+	put_miss_stub(bt);
 }
 
 uint32_t tc_find(struct bt *bt, uint32_t host)
