@@ -92,8 +92,8 @@ static void tell_end(struct mvm *v, int status)
 		sig = WTERMSIG(status);
 		v->state = "killed";
 		manager_event(
-			m, "%s: killed by signal %d (%s)%s", v->name, sig,
-			strsignal(sig),
+			m, "%s: killed by signal %d (%s)%s%s%s", v->name, sig,
+			strsignal(sig), *line ? ": " : "", line,
 			sig == SIGSYS
 				? ": a system call that its filter forbids"
 				: "");
