@@ -39,6 +39,7 @@ enum recov_kind {
 	RK_RDI,	       /* RDI in host form, delta in TMP0 */
 	RK_RSI,	       /* RSI in host form, delta in TMP1 */
 	RK_RSI_RDI,    /* both */
+	RK_RSP,	       /* RSP is in TMP0 */
 };
 struct recov {
 	uint16_t host; /* from here on, relative to the CCF's start */
@@ -142,7 +143,12 @@ struct bt {
 
 	struct itlb_entry itlb[ITLB_SIZE];
 	uint64_t kern_epoch, epoch_next;
-	uint8_t exec_seen[2][8192]; /* bloom, by half: pages in the IBTC */
+	/* Blooms, by half: pages (and large pages) that the ITLB, of any
+	 * space, or the IBTC may have. What clears them empties the ITLB. */
+	uint8_t exec_seen[2][8192], exec_large[2][8192];
+	unsigned n_exec_seen[2];
+	bool exec_huge[2];
+	uint64_t user_gen;
 
 	ZydisDecoder dec;
 	unsigned tu_max;
@@ -244,7 +250,8 @@ void ibtc_flush(struct bt *bt, unsigned view);
 /* exec.c: which page does code come from. */
 static inline uint64_t exec_epoch(struct bt *bt, uint64_t rip)
 {
-	return rip >> 63 ? bt->kern_epoch : shadow_space_epoch(bt->sh);
+	return rip >> 63 ? bt->kern_epoch
+			 : shadow_space_epoch(bt->sh) ^ bt->user_gen << 40;
 }
 static inline bool exec_cached(struct bt *bt, uint64_t rip, uint32_t *ppn)
 {

@@ -49,11 +49,25 @@ static const struct stat_desc bt_stat_desc[] = {
 
 /* ---- what the rest of the monitor tells us ---- */
 
+/* Of 65536: how many INVLPGs of data flush the IBTC for nothing. */
+#define EXEC_SEEN_MAX 1024
+
 static bool exec_maybe(struct bt *bt, uint64_t vpage)
 {
-	unsigned h = vpage & 0xffff;
+	unsigned half = vpage >> 51 & 1, h = vpage & 0xffff;
 
-	return bt->exec_seen[vpage >> 51][h >> 3] >> (h & 7) & 1;
+	if (bt->exec_huge[half] || (bt->exec_seen[half][h >> 3] >> (h & 7) & 1))
+		return true;
+	h = vpage >> 9 & 0xffff;
+	return bt->exec_large[half][h >> 3] >> (h & 7) & 1;
+}
+
+static void exec_clear_seen(struct bt *bt, unsigned half)
+{
+	memset(bt->exec_seen[half], 0, sizeof(bt->exec_seen[half]));
+	memset(bt->exec_large[half], 0, sizeof(bt->exec_large[half]));
+	bt->exec_huge[half] = false;
+	bt->n_exec_seen[half] = 0;
 }
 
 /* Does the running address space have the pages of code that the user view's
@@ -75,7 +89,12 @@ static void exec_forget_user(struct bt *bt)
 {
 	ibtc_flush(bt, 1);
 	bt->n_uexec = 0;
-	memset(bt->exec_seen[0], 0, sizeof(bt->exec_seen[0]));
+	/* The ITLB may still have pages of other spaces, good until an INVLPG
+	 * that must be seen: forget them together, and not too often. */
+	if (bt->n_exec_seen[0] > EXEC_SEEN_MAX || bt->exec_huge[0]) {
+		exec_clear_seen(bt, 0);
+		bt->user_gen++;
+	}
 }
 
 static void exec_forget_kernel(struct bt *bt)
@@ -83,7 +102,7 @@ static void exec_forget_kernel(struct bt *bt)
 	ibtc_flush(bt, 0);
 	bt->kern_epoch = ++bt->epoch_next;
 	bt->kern_loose = false;
-	memset(bt->exec_seen[1], 0, sizeof(bt->exec_seen[1]));
+	exec_clear_seen(bt, 1);
 }
 
 /* The user half's translations may have changed. */
@@ -427,6 +446,8 @@ static void undo_branch(struct bt *bt)
 	uint8_t bytes[15];
 	unsigned got;
 
+	if (!v->bt_hot[HOT_LAST_IND])
+		return; /* not a branch */
 	bt_recover(bt, v->bt_hot[HOT_LAST_IND]);
 	if (mem_fetch(v, v->rip, bytes, &got) != CPU_OK ||
 	    ZYAN_FAILED(ZydisDecoderDecodeFull(&bt->dec, bytes, got, &i, op)))

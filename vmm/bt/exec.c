@@ -8,12 +8,27 @@
 #include "vmm/bt/bt_priv.h"
 #include "vmm/mmu/walk.h"
 
+/* One INVLPG drops the whole of a large page. */
+static void exec_note(struct bt *bt, uint64_t vpage, unsigned page_shift)
+{
+	unsigned half = vpage >> 51, h = vpage & 0xffff;
+
+	if (!(bt->exec_seen[half][h >> 3] >> (h & 7) & 1))
+		bt->n_exec_seen[half]++;
+	bt->exec_seen[half][h >> 3] |= 1 << (h & 7);
+	if (page_shift >= 30)
+		bt->exec_huge[half] = true;
+	if (page_shift <= PAGE_SHIFT)
+		return;
+	h = vpage >> 9 & 0xffff;
+	bt->exec_large[half][h >> 3] |= 1 << (h & 7);
+}
+
 bool exec_page(struct bt *bt, uint64_t rip, uint32_t *ppn)
 {
 	struct itlb_entry *e = &bt->itlb[(rip >> 12) % ITLB_SIZE];
 	unsigned acc = WALK_EXEC | (bt->mode & MODE_USER ? WALK_USER : 0);
 	struct walk w;
-	unsigned h;
 
 	if (exec_cached(bt, rip, ppn))
 		return true;
@@ -28,7 +43,6 @@ bool exec_page(struct bt *bt, uint64_t rip, uint32_t *ppn)
 	e->epoch = exec_epoch(bt, rip);
 	e->user = bt->mode & MODE_USER;
 	e->ppn = *ppn;
-	h = (rip >> 12) & 0xffff;
-	bt->exec_seen[rip >> 63][h >> 3] |= 1 << (h & 7);
+	exec_note(bt, rip >> 12, w.page_shift);
 	return true;
 }

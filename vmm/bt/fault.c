@@ -102,6 +102,9 @@ void bt_recover(struct bt *bt, uint32_t host)
 	case RK_RDI:
 		v->gpr[R_RDI] -= v->bt_hot[HOT_TMP0];
 		break;
+	case RK_RSP:
+		v->gpr[R_RSP] = v->bt_hot[HOT_TMP0];
+		break;
 	}
 }
 

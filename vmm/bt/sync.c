@@ -16,9 +16,10 @@ _Static_assert(offsetof(struct vcpu, seg[SEG_GS].base) == VCPU_GS_BASE,
 	       "layout.h");
 _Static_assert(sizeof(struct segment) == 16, "two words");
 
-/* Host form of a segment base, for code at CPL user: FS and the GS that is
- * swapped out belong to user code, which must not be led into the kernel's
- * windows, nor into one that only CPL 0 may see. */
+/* Host form of a segment base, in the view of CPL 0 or 3: a base in the user
+ * half may be user code's at the next SYSRET, which must not be led into a
+ * window that only CPL 0 may see, so it always has that of CPL 3 (the kernel
+ * then gets there through the interpreter). */
 static uint64_t host_base(struct bt *bt, uint64_t base, unsigned user)
 {
 	return base + shadow_delta(bt->sh, base, user);
@@ -82,9 +83,10 @@ void bt_sync_in(struct bt *bt)
 	hot[HOT_RSP_NOTD] = ~delta;
 	hot[HOT_RSP_HOST] = v->gpr[R_RSP] + delta;
 	hot[HOT_FS] = host_base(bt, fs, 1);
-	hot[HOT_GS] = host_base(bt, gs, user);
-	hot[HOT_KGS] = host_base(bt, v->kernel_gs_base,
-				 !user && !(v->kernel_gs_base >> 63));
+	/* The host forms stay across SYSCALL, SWAPGS and SYSRET. */
+	hot[HOT_GS] = host_base(bt, gs, user || !(gs >> 63));
+	hot[HOT_KGS] =
+		host_base(bt, v->kernel_gs_base, !(v->kernel_gs_base >> 63));
 	sync_syscall(bt);
 	hot[HOT_RT] = (uint64_t)bt->view[user] - BT_T_BIAS;
 	hot[HOT_TMP0] = (v->rflags & FL_HOST) | FL_IF | FL_R1;
@@ -94,9 +96,28 @@ void bt_sync_in(struct bt *bt)
 	hot[HOT_FPU_MASK] = 7 & v->host_xcr0;
 }
 
+/* The pointers of the last x87 instruction are those of the host: its PC in the
+ * TC, its operand in a window. Nothing of that for the guest. */
+static void sync_x87_pointers(struct bt *bt)
+{
+	uint64_t *p = (uint64_t *)((uint8_t *)bt->v->fpu + 8); /* FIP, FDP */
+	uint64_t host = p[0] - (uint64_t)bt->rx;
+	const struct recov *r;
+	uint32_t id;
+
+	if (host >= bt->tc_size)
+		return;
+	id = tc_find(bt, host);
+	r = id ? tc_recov(bt, id, host) : NULL;
+	p[0] = r ? bt->ccf[id].rip + r->guest : 0;
+	p[1] = shadow_gva(bt->sh, p[1]);
+}
+
 void bt_sync_out(struct bt *bt)
 {
 	struct vcpu *v = bt->v;
+
+	sync_x87_pointers(bt);
 
 	v->rflags |= (v->bt_hot[HOT_TMP0] & FL_HOST) | v->bt_hot[HOT_IF];
 }

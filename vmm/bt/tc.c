@@ -373,10 +373,15 @@ const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host)
 /* The user view's IBTC is about to depend on this page. */
 static void uexec_add(struct bt *bt, uint64_t vpage, uint32_t ppn)
 {
+	bool other = false; /* the same page, elsewhere before */
+
 	for (unsigned i = bt->n_uexec; i-- > 0;)
-		if (bt->uexec[i].vpage == vpage)
-			return;
-	if (bt->n_uexec == UEXEC_MAX) {
+		if (bt->uexec[i].vpage == vpage) {
+			if (bt->uexec[i].ppn == ppn)
+				return;
+			other = true;
+		}
+	if (bt->n_uexec == UEXEC_MAX || other) {
 		ibtc_flush(bt, 1);
 		bt->n_uexec = 0;
 	}

@@ -37,6 +37,7 @@
 #include "mm/base/log.h"
 
 #include "vmm/bt/bt_priv.h"
+#include "vmm/mmu/walk.h"
 #include "vmm/x86/emit.h"
 #include "vmm/x86/regs.h"
 
@@ -513,18 +514,18 @@ static void settle_rsp(struct tr *t, unsigned k)
 	emit_load(&t->e, S0, R_RSP, 0);
 }
 
-/* RSP := guest value in S0, after an instruction that also changed flags or
- * other registers and so must not be done again: commit it with the delta that
- * is there, then derive. */
+/* RSP := guest value in v, after an instruction that also changed flags or
+ * other registers and so must not be done again: commit it to memory, then
+ * derive. (Never v with another delta: that is an address of the guest's
+ * choice, and the kernel looks at RSP when it delivers a signal.) */
 static void commit_rsp(struct tr *t, const struct tu_insn *in, unsigned v)
 {
-	unsigned s = v == S0 ? S1 : S0;
+	unsigned goff = in->rip + in->i.length - t->tu->rip;
 
-	emit_load(&t->e, s, RT, BT_D_HOT(HOT_RSP_DELTA));
-	emit_lea_x(&t->e, R_RSP, v, s, 0, 0);
-	recov_mark(t, in->rip + in->i.length - t->tu->rip, RK_NORMAL);
-	load_guest(t, S0, R_RSP);
-	set_rsp(t, S0);
+	emit_store(&t->e, v, RT, BT_D_HOT(HOT_TMP0));
+	recov_mark(t, goff, RK_RSP);
+	set_rsp(t, v);
+	recov_mark(t, goff, RK_NORMAL);
 }
 
 static bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k)
@@ -791,6 +792,17 @@ static bool gen_bit_string(struct tr *t, const struct tu_insn *in)
 	return true;
 }
 
+/* What is copied must mean to the CPU what it means to the decoder, also with
+ * several segment prefixes. */
+static bool has_seg_prefix(const struct tu_insn *in)
+{
+	for (unsigned p = 0; p < in->i.raw.prefix_count; p++)
+		if (in->i.raw.prefixes[p].value == 0x64 ||
+		    in->i.raw.prefixes[p].value == 0x65)
+			return true;
+	return false;
+}
+
 static bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 {
 	struct special sp[4];
@@ -801,7 +813,10 @@ static bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 	struct mref m;
 	struct rewrite w = {-1, -1, -1, -1, NULL};
 
-	if (!plain_operands(in, sp, &n_sp, &mem, &high, &written) || n_sp > 3)
+	/* AH..BH beside a work register, which would need a REX prefix:
+	 * MOVZX ESP, AH and the like. */
+	if (!plain_operands(in, sp, &n_sp, &mem, &high, &written) || n_sp > 3 ||
+	    (high && n_sp))
 		return gen_callout(t, in);
 	if (is_bit_string(in))
 		return gen_bit_string(t, in);
@@ -899,7 +914,7 @@ static bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 	}
 	rewrite_regs(in, sp, n_sp, &w);
 	if (mem && !n_sp && m.base == R_RSP && m.index < 0 &&
-	    mem->mem.segment != ZYDIS_REGISTER_FS) {
+	    !has_seg_prefix(in)) {
 		ebytes(&t->e, in->bytes, in->i.length); /* [rsp+d] */
 		t->bt->stats.ident++;
 	} else {
@@ -943,6 +958,17 @@ static void add_exit(struct tr *t, uint8_t *patch, uint64_t target)
 	t->stub[t->n_stub++].target = target;
 }
 
+/* Jump to a constant through the IBTC. Code that runs on past the end of the
+ * canonical half: the #GP is that of the fetch, and there is no branch to take
+ * back (undo_branch). */
+static void gen_jmp_const(struct tr *t, uint64_t target)
+{
+	if (!gva_canonical(target))
+		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND), 0);
+	emit_imm(&t->e, S0, target);
+	emit_jmp_m(&t->e, RT, BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
+}
+
 static void gen_stubs(struct tr *t)
 {
 	unsigned n_exit = 0;
@@ -962,9 +988,7 @@ static void gen_stubs(struct tr *t)
 					 t->c->host + at);
 			emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_CHAIN));
 		} else {
-			emit_imm(&t->e, S0, target);
-			emit_jmp_m(&t->e, RT,
-				   BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
+			gen_jmp_const(t, target);
 		}
 	}
 }
@@ -984,9 +1008,7 @@ static void gen_goto(struct tr *t, uint64_t target)
 	if (same_page(t, target)) {
 		add_exit(t, emit_jmp(&t->e), target);
 	} else {
-		emit_imm(&t->e, S0, target);
-		emit_jmp_m(&t->e, RT,
-			   BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
+		gen_jmp_const(t, target);
 	}
 }
 
@@ -1290,6 +1312,11 @@ static void gen_flow(struct tr *t, const struct tu_insn *in)
 		(o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
 	uint8_t *p;
 
+	/* The branch itself faults, before its effect. */
+	if (!gva_canonical(target)) {
+		gen_callout(t, in);
+		return;
+	}
 	switch (in->kind) {
 	case K_JCC:
 		p = emit_jcc(&t->e, in->i.opcode & 15);

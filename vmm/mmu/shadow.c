@@ -223,7 +223,12 @@ static void *node_hva(const struct shadow *s, const struct node *n)
 
 static void node_unmap(struct shadow *s, uint32_t i)
 {
-	munmap(node_hva(s, &s->node[i]), PAGE_SIZE);
+	/* It may split a VMA, and there may be no VMA left. The whole window
+	 * needs none; the nodes of its other pages go at the next fill. */
+	if (munmap(node_hva(s, &s->node[i]), PAGE_SIZE)) {
+		munmap((void *)s->win[s->node[i].win].hbase, SLOT_SIZE);
+		s->vmas = s->vma_limit;
+	}
 	node_del(s, i);
 	s->vmas++;
 	s->st.unmaps++;
@@ -587,6 +592,15 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 	return SHADOW_OK;
 }
 
+gva_t shadow_gva(const struct shadow *s, uint64_t hva)
+{
+	unsigned wi = hva >> SLOT_SHIFT < HOST_SLOTS
+			      ? s->host_win[hva >> SLOT_SHIFT]
+			      : 0;
+
+	return wi ? s->win[wi].gbase + (hva & SLOT_MASK) : 0;
+}
+
 /* ---- flushing ---- */
 
 enum node_state {
@@ -867,6 +881,9 @@ void shadow_drop_all(struct shadow *s)
 	for (int i = 1; i <= MAX_WIN; i++)
 		if (s->win[i].used)
 			window_clear(s, i);
+	/* No node is left: what node_room counts begins anew. */
+	s->n_node = 1;
+	s->free_node = 0;
 	s->vmas = 0;
 }
 

@@ -41,6 +41,8 @@ void shadow_add_stats(struct shadow *s, struct vm *vm);
 /* host = guest + this, for CPL class user (0, 1). Never fails: an address
  * whose slot has no window gets one that leads into the void. */
 uint64_t shadow_delta(struct shadow *s, uint64_t gva, unsigned user);
+/* The guest address of one in a window; else 0. */
+gva_t shadow_gva(const struct shadow *s, uint64_t hva);
 
 enum shadow_fill {
 	SHADOW_OK,	/* mapped; try again */
