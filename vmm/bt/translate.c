@@ -465,6 +465,21 @@ static bool flags_dead_after(const struct tr *t, unsigned k);
  * the new place (within +-2 GiB, and the guard is 512 GiB), by an instruction
  * of its own or by one that is added. No timing is involved.
  */
+/* Does its memory operand mean an access to just there, whatever the registers
+ * hold? BTS [rsp], rax goes elsewhere, VMASKMOV may go nowhere: only what is
+ * known to. */
+static bool surely_accesses(const struct tu_insn *in)
+{
+	switch (in->i.meta.category) {
+	case ZYDIS_CATEGORY_DATAXFER:
+	case ZYDIS_CATEGORY_BINARY:
+	case ZYDIS_CATEGORY_LOGICAL:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool rsp_touched_after(const struct tr *t, unsigned k)
 {
 	for (k++; k < t->tu->n; k++) {
@@ -479,7 +494,7 @@ static bool rsp_touched_after(const struct tr *t, unsigned k)
 		case K_PUSHF:
 			return true;
 		case K_PLAIN:
-			if (in->i.mnemonic == ZYDIS_MNEMONIC_LEA)
+			if (!surely_accesses(in))
 				break;
 			for (unsigned j = 0; j < in->i.operand_count; j++)
 				if (in->op[j].type ==

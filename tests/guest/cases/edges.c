@@ -198,8 +198,52 @@ static void x87_pointers(void)
 	CHECK_EQ(ip, (u64)e_fdiv);
 }
 
+/* RSP moves by a constant, and what looks like an access to the stack is none:
+ * down over a hole, must not end in another slot's memory. 1 TiB (1 << 40) leads
+ * into the next window, but takes 20 s each when all is well: this is less. */
+#define WALK (1ull << 30)
+#define SUB8                                                                  \
+	"sub $65536, %rsp\nsub $65536, %rsp\nsub $65536, %rsp\n"              \
+	"sub $65536, %rsp\nsub $65536, %rsp\nsub $65536, %rsp\n"              \
+	"sub $65536, %rsp\nsub $65536, %rsp\n"
+SNIP(e_walk_bt, "push %rcx\npop %rcx\n1: " SUB8 "bts %rax, (%rsp)\n"
+		"add %rdx, %rax\ndec %rcx\njnz 1b\nmov (%rsp), %rbx");
+SNIP(e_walk_mask, "push %rcx\npop %rcx\nvpxor %xmm0, %xmm0, %xmm0\n1: " SUB8
+		  "vpmaskmovd %ymm1, %ymm0, (%rsp)\n"
+		  "dec %rcx\njnz 1b\nmov (%rsp), %rbx");
+
+static void rsp_walk(const char *what, const void *code)
+{
+	static const unsigned slot[] = { 200, 100, 50, 30, 25 };
+	volatile u64 *p;
+	struct regs r;
+
+	part(what);
+	for (unsigned i = 0; i < 5; i++) {
+		p = map_page(slot_va(slot[i], 0x7000), NULL, KRW);
+		p = (u64 *)slot_va(slot[i], 0x7000);
+		p[0x100] = slot[i];
+	}
+	for (unsigned i = 0; i < 5; i++) {
+		regs_kernel(&r, code);
+		r.rsp = slot_va(slot[i], 0x7800);
+		r.rcx = WALK / (8 * 65536);
+		r.rax = 8 * 65536 * 8;
+		r.rdx = 8 * 65536 * 8;
+		run(&r);
+		CHECK_EQ(r.vec, 14);
+		CHECK_EQ(r.cr2, slot_va(slot[i], 0x7800) - WALK);
+		CHECK_EQ(r.rsp, r.cr2);
+	}
+	for (unsigned i = 0; i < 5; i++)
+		unmap_page(slot_va(slot[i], 0x7000));
+}
+
 int main(void)
 {
+	rsp_walk("RSP walks, BTS", e_walk_bt);
+	if (has_avx2() && xsave_enable())
+		rsp_walk("RSP walks, VPMASKMOVD", e_walk_mask);
 	high_bytes();
 	canonical_end();
 	code_pages();
