@@ -41,6 +41,25 @@ trap '[ -z "$manager" ] || { kill -TERM $manager; wait $manager; } 2>/dev/null
 	rm -rf "$work"' EXIT
 
 available() { awk '/^MemAvailable:/ { printf "%.0f", $2 * 1024 }' /proc/meminfo; }
+# Freed pages sit for some ten seconds in the CPUs' own lists, which
+# MemAvailable does not count (seen: 90 MB): wait until it stands still.
+settled()
+{
+	local last=0 now same=0 i
+
+	for i in $(seq 40); do
+		now=$(available)
+		if [ $((now - last)) -lt 2000000 ] && [ $((last - now)) -lt 2000000 ]; then
+			same=$((same + 1))
+		else
+			same=0
+		fi
+		last=$now
+		[ $same -ge 6 ] && break
+		sleep 1
+	done
+	echo "$now"
+}
 # Clock ticks that the manager and its monitors have used.
 ticks()
 {
@@ -64,7 +83,7 @@ pack()
 	local before t0 t1 end status
 	rm -rf "$work/logs"
 	sleep 1
-	before=$(available)
+	before=$(settled)
 	"$SARDINE" pack -n "$1" --mem "${mem}M" --engine "$engine" \
 		--kernel "$KERNEL" --initrd "$INITRD" --append "$append" \
 		--socket "$work/sock" --log-dir "$work/logs" --oracle \
@@ -81,7 +100,7 @@ pack()
 		sleep 0.2
 	done
 	sleep 10
-	used=$((before - $(available)))
+	used=$((before - $(settled)))
 	"$SARDINE" top --json --socket "$work/sock" >"$work/sample"
 	t0=$(ticks)
 	sleep 10
