@@ -100,8 +100,8 @@ pack()
 		sleep 0.2
 	done
 	sleep 10
-	used=$((before - $(settled)))
 	"$SARDINE" top --json --socket "$work/sock" >"$work/sample"
+	used=$((before - $(settled)))
 	t0=$(ticks)
 	sleep 10
 	t1=$(ticks)
