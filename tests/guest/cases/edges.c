@@ -108,6 +108,10 @@ static void code_pages(void)
 	u8 *p[3];
 
 	part("invlpg of page 0");
+	if (is_tcg()) {
+		skip("INVLPG of a large page of code (TCG 7.2 keeps jumps)");
+		return;
+	}
 	invlpg(0);
 	invlpg(0xfff);
 	part("invlpg of a large page of code");
