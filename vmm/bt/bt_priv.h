@@ -95,9 +95,7 @@ struct ccf {
 	X(S, smc_writes, "guest writes to pages with translations")            \
 	X(S, tc_flushes, "flushes of the whole translation cache")             \
 	X(S, interp_insns, "instructions left to the interpreter")             \
-	X(S, lockstep_tus, "units compared with the interpreter")              \
-	X(S, exceptions, "guest exceptions delivered")                         \
-	X(S, pf, "guest page faults delivered")
+	X(S, lockstep_tus, "units compared with the interpreter")
 #define BT_STAT_FIELD(S, n, h) uint64_t n;
 struct bt_stats {
 	BT_STATS(BT_STAT_FIELD, )
@@ -169,7 +167,6 @@ struct bt {
 	bool irq_pending;
 	struct lockstep *ls;
 	uint8_t *altstack;
-	int vcpu_fd;
 
 	uint16_t *smc_count; /* by PPN (sparse): data writes to code pages */
 	struct bt_stats stats;
