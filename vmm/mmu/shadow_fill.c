@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Filling windows: a host fault becomes a walk of the guest's page tables, a
+ * look into the p2m, and a mapping of the page with the neighbours that
+ * continue it. shadow.c has the essay.
+ */
+#include "vmm/mmu/shadow_priv.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+/* How many pages from gva on have translations that continue the walk's, up
+ * to max, in one large page or one page table. */
+static unsigned run_length(struct shadow *s, gva_t gva, const struct walk *w,
+			   unsigned max, bool write)
+{
+	unsigned n = 1;
+
+	if (w->page_shift > PAGE_SHIFT) {
+		uint64_t left =
+			(1ull << w->page_shift) -
+			(gva & ((1ull << w->page_shift) - 1) & PAGE_MASK);
+
+		return left / PAGE_SIZE < max ? left / PAGE_SIZE : max;
+	}
+	if (w->page_shift != PAGE_SHIFT || w->leaf_gpa == ~0ull)
+		return 1;
+	{
+		unsigned at = (w->leaf_gpa & (PAGE_SIZE - 1)) / 8;
+		const uint64_t *pt = p2m_read(s->p, gpa_to_ppn(w->leaf_gpa));
+		uint64_t mask = PTE_P | PTE_W | PTE_U | PTE_A | PTE_G | PTE_D;
+		uint64_t first = pt[at];
+
+		if (!(first & PTE_A))
+			return 1;
+		while (n < max && at + n < 512 &&
+		       ((pt[at + n] ^ first) & mask) == 0 &&
+		       (pt[at + n] & PTE_ADDR) ==
+			       (first & PTE_ADDR) + n * PAGE_SIZE)
+			n++;
+	}
+	return n;
+}
+
+static int map_run(struct shadow *s, uint64_t hva, unsigned n, bool write,
+		   const struct p2m_backing *b, bool upgrade)
+{
+	int prot = PROT_READ | (write ? PROT_WRITE : 0);
+
+	if (upgrade) {
+		s->st.upgrades++;
+		s->vmas += 2;
+		return mprotect((void *)hva, n * PAGE_SIZE, prot) ? -errno : 0;
+	}
+	s->vmas++;
+	if (mmap((void *)hva, n * PAGE_SIZE, prot, MAP_SHARED | MAP_FIXED,
+		 b->fd, b->offset) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
+			     unsigned user)
+{
+	unsigned wi = hva >> SLOT_SHIFT < HOST_SLOTS
+			      ? s->host_win[hva >> SLOT_SHIFT]
+			      : 0;
+	struct window *w = &s->win[wi];
+	uint32_t vpn = (hva & SLOT_MASK) >> PAGE_SHIFT, old;
+	struct p2m_backing b;
+	struct walk wk;
+	gva_t gva;
+	ppn_t ppn;
+	unsigned n, i;
+	uint8_t flags;
+	bool upgrade;
+	long got;
+
+	if (!wi || (w->sp && w->sp != s->cur))
+		return SHADOW_NOTOURS;
+	gva = w->gbase + (hva & SLOT_MASK);
+	if (mmu_walk(s->v, gva,
+		     (write ? WALK_WRITE : 0) | (user ? WALK_USER : 0), &wk))
+		return SHADOW_FAULT;
+	/* Supervisor writes with CR0.WP clear are left to the interpreter. */
+	if (write && !wk.writable)
+		return SHADOW_FAULT;
+	if (w->sp && !w->super && !wk.user)
+		return SHADOW_NOTOURS;
+	ppn = gpa_to_ppn(wk.gpa);
+	if (p2m_get_state(s->p, ppn) == P2M_NONE)
+		return SHADOW_MMIO;
+	if (write && p2m_is_code(s->p, ppn))
+		return SHADOW_CODE;
+	if (s->vmas > s->vma_limit || !node_room(s, RUN_READ))
+		drop_for_vmas(s);
+
+	n = run_length(s, gva, &wk, write ? RUN_WRITE : RUN_READ, write);
+	old = node_find(s, wi, vpn);
+	upgrade = old && s->node[old].ppn == ppn.n;
+	if (upgrade)
+		n = 1;
+	for (i = 1; i < n; i++)
+		if (node_find(s, wi, vpn + i))
+			break;
+	n = i;
+	if (write) {
+		/* May drop mappings of these pages (a broken share). */
+		got = p2m_make_writable(s->p, ppn, n);
+		if (got < 0)
+			return SHADOW_NOMEM;
+		n = got;
+		for (i = 1; i < n; i++)
+			if (p2m_is_code(s->p, (ppn_t){ppn.n + i}))
+				break;
+		n = i;
+		old = node_find(s, wi, vpn);
+		upgrade = upgrade && old;
+	}
+	if (p2m_get_backing(s->p, ppn, n, &b))
+		return SHADOW_MMIO;
+	if (b.run < n)
+		n = b.run;
+	/* A read maps writable what may be written without telling anyone. */
+	if (!write && b.writable && wk.writable && wk.dirty)
+		write = true;
+	if (old && !upgrade)
+		node_unmap(s, old);
+	if (map_run(s, hva & PAGE_MASK, n, write, &b, upgrade)) {
+		drop_for_vmas(s);
+		if (map_run(s, hva & PAGE_MASK, n, write, &b, false))
+			return SHADOW_NOMEM;
+		upgrade = false;
+	}
+	flags = (write ? N_W : 0) | (wk.user ? N_USER : 0) |
+		(!wk.global ? N_LOOSE : 0) |
+		(wk.page_shift >= 30   ? N_HUGE
+		 : wk.page_shift >= 21 ? N_LARGE
+				       : 0);
+	if (upgrade) {
+		s->node[old].flags |= N_W;
+	} else {
+		for (i = 0; i < n; i++)
+			node_add(s, wi, vpn + i, ppn.n + i, flags);
+	}
+	s->st.fills++;
+	s->st.pages += n;
+	return SHADOW_OK;
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The guest's TLB events: INVLPG drops, wider flushes revalidate what is
+ * mapped, a CR3 write changes the space. shadow.c has the essay.
+ */
+#include "vmm/mmu/shadow_priv.h"
+
+enum node_state {
+	NODE_GONE,
+	NODE_SAME,
+	NODE_READ_ONLY, /* the same page, but no longer to be written freely */
+};
+
+/* What do the page tables say of a mapped page now? */
+static enum node_state node_judge(struct shadow *s, const struct node *n)
+{
+	const struct window *w = &s->win[n->win];
+	gva_t gva = w->gbase + ((uint64_t)n->vpn << PAGE_SHIFT);
+	struct walk wk;
+
+	s->st.revalidated++;
+	if (mmu_walk(s->v, gva, WALK_PROBE, &wk) ||
+	    gpa_to_ppn(wk.gpa).n != n->ppn || !wk.accessed ||
+	    (!wk.user && (n->flags & N_USER)) ||
+	    (!w->super && w->sp && !wk.user) ||
+	    wk.global != !(n->flags & N_LOOSE))
+		return NODE_GONE;
+	return (n->flags & N_W) && !(wk.writable && wk.dirty) ? NODE_READ_ONLY
+							      : NODE_SAME;
+}
+
+/* After an exec or an exit nothing of a user window is valid: one munmap. */
+static bool window_dead(struct shadow *s, int wi)
+{
+	uint32_t i;
+
+	for (i = s->win[wi].head; i; i = s->node[i].wnext)
+		if (node_judge(s, &s->node[i]) != NODE_GONE)
+			return false;
+	return true;
+}
+
+static void window_revalidate(struct shadow *s, int wi, bool loose_only)
+{
+	uint32_t i = s->win[wi].head, next;
+
+	if (!loose_only && s->win[wi].n > 1 && window_dead(s, wi)) {
+		window_clear(s, wi);
+		return;
+	}
+	for (; i; i = next) {
+		next = s->node[i].wnext;
+		if (loose_only && !(s->node[i].flags & N_LOOSE))
+			continue;
+		switch (node_judge(s, &s->node[i])) {
+		case NODE_GONE:
+			node_unmap(s, i);
+			break;
+		case NODE_READ_ONLY:
+			node_set_readonly(s, i);
+			break;
+		case NODE_SAME:
+			break;
+		}
+	}
+}
+
+static void kernel_revalidate(struct shadow *s, bool loose_only)
+{
+	if (loose_only && !s->n_loose)
+		return;
+	for (unsigned g = 256; g < 512; g++)
+		if (s->kern_win[g])
+			window_revalidate(s, s->kern_win[g], loose_only);
+}
+
+/* The running space, whose root is in CR3. */
+static void space_revalidate(struct shadow *s, struct space *sp)
+{
+	s->st.revalidations++;
+	for (int i = sp->windows; i >= 0; i = s->win[i].next)
+		window_revalidate(s, i, false);
+	sp->stale = false;
+	sp->epoch = ++s->epoch;
+}
+
+static void flush_page_window(struct shadow *s, int wi, gva_t gva)
+{
+	struct window *w = &s->win[wi];
+	uint32_t vpn = (gva & SLOT_MASK) >> PAGE_SHIFT, i, next;
+
+	i = node_find(s, wi, vpn);
+	if (i && !(s->node[i].flags & (N_LARGE | N_HUGE))) {
+		node_unmap(s, i);
+		return;
+	}
+	/* One INVLPG drops the whole of a large page. */
+	if (w->n_large) {
+		for (uint32_t k = 0; k < 512; k++) {
+			i = node_find(s, wi, (vpn & ~511u) + k);
+			if (i && (s->node[i].flags & N_LARGE))
+				node_unmap(s, i);
+		}
+	}
+	if (!w->n_huge)
+		return;
+	for (i = w->head; i; i = next) {
+		next = s->node[i].wnext;
+		if ((s->node[i].flags & N_HUGE) &&
+		    s->node[i].vpn >> 18 == vpn >> 18)
+			node_unmap(s, i);
+	}
+}
+
+static void flush_page(struct shadow *s, gva_t gva)
+{
+	unsigned gslot = gva >> SLOT_SHIFT & 511;
+	int normal, super;
+
+	if (!gva_canonical(gva))
+		return;
+	if (gslot >= 256) {
+		if (s->kern_win[gslot])
+			flush_page_window(s, s->kern_win[gslot], gva);
+		return;
+	}
+	find_windows(s, gslot, &normal, &super);
+	if (normal)
+		flush_page_window(s, normal, gva);
+	if (super)
+		flush_page_window(s, super, gva);
+}
+
+static void mark_stale(struct shadow *s, bool all, uint16_t pcid)
+{
+	for (int i = 0; i < MAX_SPACE; i++)
+		if (s->space[i].used && (all || s->space[i].pcid == pcid))
+			s->space[i].stale = true;
+}
+
+void shadow_flush(struct shadow *s, enum tlb_flush kind, uint16_t pcid,
+		  gva_t gva)
+{
+	struct space *cur = s->cur;
+
+	switch (kind) {
+	case TLB_FLUSH_PAGE:
+		flush_page(s, gva);
+		return;
+	case TLB_FLUSH_PAGE_PCID:
+		if (pcid == pcid_of(s->v))
+			flush_page(s, gva);
+		else
+			mark_stale(s, false, pcid);
+		return;
+	case TLB_FLUSH_PCID:
+		mark_stale(s, false, pcid);
+		break;
+	case TLB_FLUSH_NONGLOBAL:
+	case TLB_FLUSH_ALL:
+		mark_stale(s, true, 0);
+		break;
+	}
+	/* During a CR3 write the new space is judged by shadow_cr3. */
+	if (cur && cur->root == root_of(s->v) && cur->stale)
+		space_revalidate(s, cur);
+	kernel_revalidate(s, kind != TLB_FLUSH_ALL);
+}
+
+void shadow_cr3(struct shadow *s, bool noflush)
+{
+	struct space *old = s->cur, *sp;
+
+	s->cur = NULL;
+	sp = space_find(s, root_of(s->v));
+	s->cur = sp;
+	sp->lru = ++s->clock;
+	if (sp != old) {
+		if (old && old->used)
+			for (int i = old->windows; i >= 0; i = s->win[i].next)
+				update_slot(s, s->win[i].gslot);
+		for (int i = sp->windows; i >= 0; i = s->win[i].next)
+			update_slot(s, s->win[i].gslot);
+	}
+	if (sp->stale || sp->pcid != pcid_of(s->v) || !noflush) {
+		sp->pcid = pcid_of(s->v);
+		space_revalidate(s, sp);
+	} else {
+		s->st.space_hits++;
+	}
+	kernel_revalidate(s, true);
+}
+
+void shadow_mode(struct shadow *s)
+{
+	mark_stale(s, true, 0);
+	if (!(s->v->cr0 & CR0_PG))
+		return;
+	if (!s->cur || s->cur->root != root_of(s->v))
+		shadow_cr3(s, false);
+	else
+		space_revalidate(s, s->cur);
+	kernel_revalidate(s, false);
+}
+
+void shadow_enter(struct shadow *s)
+{
+	if ((s->v->cr0 & CR0_PG) && (!s->cur || s->cur->root != root_of(s->v)))
+		shadow_cr3(s, false);
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The shadow's books: which page is mapped where (shadow.c has the essay), and
+ * what keeps the mappings and the books together: nothing else unmaps or
+ * protects a single page.
+ */
+#include "vmm/mmu/shadow_priv.h"
+
+#include <sys/mman.h>
+
+static void count_flags(struct shadow *s, struct window *w, uint8_t flags,
+			int by)
+{
+	w->n += by;
+	if (flags & N_LOOSE) {
+		w->n_loose += by;
+		if (!w->sp)
+			s->n_loose += by;
+	}
+	if (flags & N_LARGE)
+		w->n_large += by;
+	if (flags & N_HUGE)
+		w->n_huge += by;
+}
+
+void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
+	      uint8_t flags)
+{
+	struct window *w = &s->win[win];
+	uint32_t i = s->free_node, *b = node_bucket(s, win, vpn);
+	struct node *n;
+
+	if (i)
+		s->free_node = s->node[i].hnext;
+	else
+		i = s->n_node++;
+	n = &s->node[i];
+	n->vpn = vpn;
+	n->ppn = ppn;
+	n->win = win;
+	n->flags = flags;
+	n->hnext = *b;
+	*b = i;
+	n->rnext = s->rmap[ppn];
+	s->rmap[ppn] = i;
+	n->wprev = 0;
+	n->wnext = w->head;
+	if (w->head)
+		s->node[w->head].wprev = i;
+	w->head = i;
+	count_flags(s, w, flags, 1);
+}
+
+void node_del(struct shadow *s, uint32_t i)
+{
+	struct node *n = &s->node[i];
+	struct window *w = &s->win[n->win];
+	uint32_t *p;
+
+	for (p = node_bucket(s, n->win, n->vpn); *p != i;
+	     p = &s->node[*p].hnext)
+		;
+	*p = n->hnext;
+	for (p = &s->rmap[n->ppn]; *p != i; p = &s->node[*p].rnext)
+		;
+	*p = n->rnext;
+	if (n->wprev)
+		s->node[n->wprev].wnext = n->wnext;
+	else
+		w->head = n->wnext;
+	if (n->wnext)
+		s->node[n->wnext].wprev = n->wprev;
+	count_flags(s, w, n->flags, -1);
+	n->hnext = s->free_node;
+	s->free_node = i;
+}
+
+void node_unmap(struct shadow *s, uint32_t i)
+{
+	/* It may split a VMA, and there may be no VMA left. The whole window
+	 * needs none; the nodes of its other pages go at the next fill. */
+	if (munmap(node_hva(s, &s->node[i]), PAGE_SIZE)) {
+		munmap((void *)s->win[s->node[i].win].hbase, SLOT_SIZE);
+		s->vmas = s->vma_limit;
+	}
+	node_del(s, i);
+	s->vmas++;
+	s->st.unmaps++;
+}
+
+void node_set_readonly(struct shadow *s, uint32_t i)
+{
+	struct node *n = &s->node[i];
+
+	if (mprotect(node_hva(s, n), PAGE_SIZE, PROT_READ)) {
+		node_unmap(s, i);
+		return;
+	}
+	n->flags &= ~N_W;
+	s->vmas += 2;
+}
+
+void drop_for_vmas(struct shadow *s)
+{
+	s->st.flushes_vma++;
+	shadow_drop_all(s);
+}
+
+void shadow_drop_ppn(struct shadow *s, ppn_t ppn)
+{
+	while (s->rmap[ppn.n])
+		node_unmap(s, s->rmap[ppn.n]);
+	s->st.drops++;
+}
+
+void shadow_protect_ppn(struct shadow *s, ppn_t ppn)
+{
+	for (uint32_t i = s->rmap[ppn.n]; i; i = s->node[i].rnext) {
+		struct node *n = &s->node[i];
+
+		if (!(n->flags & N_W))
+			continue;
+		if (mprotect(node_hva(s, n), PAGE_SIZE, PROT_READ)) {
+			/* No VMAs to split: start over. */
+			drop_for_vmas(s);
+			return;
+		}
+		n->flags &= ~N_W;
+		s->vmas += 2;
+		s->st.protects++;
+	}
+}
+
+void shadow_drop_all(struct shadow *s)
+{
+	for (int i = 1; i <= MAX_WIN; i++)
+		if (s->win[i].used)
+			window_clear(s, i);
+	/* No node is left: what node_room counts begins anew. */
+	s->n_node = 1;
+	s->free_node = 0;
+	s->vmas = 0;
+}

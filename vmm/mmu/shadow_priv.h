@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_MMU_SHADOW_PRIV_H
+#define SARDINE_VMM_MMU_SHADOW_PRIV_H
+/*
+ * Inside the shadow, for vmm/mmu/shadow*.c alone. The essay is in shadow.c.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/mmu/shadow.h"
+#include "vmm/mmu/walk.h"
+#include "vmm/vm.h"
+#include "vmm/x86/regs.h"
+
+#define SLOT_SHIFT 39
+#define SLOT_SIZE  (1ull << SLOT_SHIFT)
+#define SLOT_MASK  (SLOT_SIZE - 1)
+#define HOST_SLOTS 256
+#define MAX_WIN	   128
+#define MAX_SPACE  64
+#define HASH_BITS  14
+#define RUN_READ   64
+#define RUN_WRITE  16
+
+enum { N_W = 1, N_USER = 2, N_LOOSE = 4, N_LARGE = 8, N_HUGE = 16 };
+struct node {
+	uint32_t hnext, rnext; /* same hash; same PPN */
+	uint32_t wnext, wprev; /* same window */
+	uint32_t vpn;	       /* page within the window */
+	uint32_t ppn;
+	uint8_t win, flags;
+};
+
+struct space;
+struct window {
+	struct space *sp; /* NULL: kernel half */
+	bool used, super;
+	uint16_t gslot, hslot;
+	uint64_t hbase, gbase;
+	uint32_t head; /* nodes */
+	uint32_t n, n_loose, n_large, n_huge;
+	uint64_t born;
+	int next; /* of the space; -1 ends */
+};
+struct space {
+	bool used, stale;
+	uint16_t pcid;
+	gpa_t root;
+	uint64_t epoch, lru;
+	int windows; /* list, -1 ends */
+};
+
+#define SHADOW_FIELD(S, n, h) uint64_t n;
+struct shadow_stats {
+	SHADOW_STATS(SHADOW_FIELD, )
+};
+
+struct shadow {
+	struct vcpu *v;
+	struct p2m *p;
+	struct shadow_tables t;
+	struct window win[MAX_WIN + 1]; /* 0 is no window */
+	uint8_t host_win[HOST_SLOTS];	/* window in this host slot, or 0 */
+	uint16_t free_slot[HOST_SLOTS];
+	unsigned n_free;
+	uint64_t void_base;
+	struct space space[MAX_SPACE];
+	struct space *cur;
+	uint8_t kern_win[512];
+	uint32_t n_loose; /* in kernel windows */
+	struct node *node;
+	uint32_t n_node, max_node, free_node;
+	uint32_t *rmap; /* by PPN */
+	uint32_t *hash;
+	uint64_t clock, epoch, vmas, vma_limit;
+	struct shadow_stats st;
+	struct stat_group stat_group;
+};
+
+/* ---- shadow_node.c: the books ---- */
+
+static inline uint32_t *node_bucket(struct shadow *s, unsigned win,
+				    uint32_t vpn)
+{
+	uint32_t h = (vpn + win * 0x1000193u) * 0x9e3779b1u;
+
+	return &s->hash[h >> (32 - HASH_BITS)];
+}
+
+static inline uint32_t node_find(struct shadow *s, unsigned win, uint32_t vpn)
+{
+	uint32_t i = *node_bucket(s, win, vpn);
+
+	while (i && (s->node[i].vpn != vpn || s->node[i].win != win))
+		i = s->node[i].hnext;
+	return i;
+}
+
+/* Room for n more nodes? */
+static inline bool node_room(struct shadow *s, unsigned n)
+{
+	return s->max_node - s->n_node > n;
+}
+
+static inline void *node_hva(const struct shadow *s, const struct node *n)
+{
+	return (void *)(s->win[n->win].hbase +
+			((uint64_t)n->vpn << PAGE_SHIFT));
+}
+
+void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
+	      uint8_t flags);
+/* Takes it out of the books; the mapping is the caller's affair. */
+void node_del(struct shadow *s, uint32_t i);
+void node_unmap(struct shadow *s, uint32_t i);
+/* Without VMAs to split for it the page is unmapped. */
+void node_set_readonly(struct shadow *s, uint32_t i);
+/* VMAs have run out, or nearly. */
+void drop_for_vmas(struct shadow *s);
+
+/* ---- shadow.c: windows and spaces ---- */
+
+/* Windows of the running space that are for gslot: normal and super, or 0. */
+void find_windows(struct shadow *s, unsigned gslot, int *normal, int *super);
+/* The views of one user-half slot follow from the windows it has. */
+void update_slot(struct shadow *s, unsigned gslot);
+/* Forget every page of a window. */
+void window_clear(struct shadow *s, int wi);
+/* The space of this root; a new one, with nothing in it, if there is none. */
+struct space *space_find(struct shadow *s, gpa_t root);
+void shadow_tables_init(struct shadow *s);
+
+static inline gpa_t root_of(const struct vcpu *v)
+{
+	return v->cr3 & CR3_ADDR;
+}
+static inline uint16_t pcid_of(const struct vcpu *v)
+{
+	return v->cr4 & CR4_PCIDE ? v->cr3 & CR3_PCID : 0;
+}
+#endif
