@@ -73,11 +73,9 @@ deps:
 deps-test:
 	@tests/deps.sh $(DEPS) $(DEPS_TEST)
 
-# KASLR makes kernels differ page by page; `make run RUN_APPEND=console=ttyS0`
-# has it on (bench/bench_density.sh measures both).
 RUN_VMS ?= 8
 RUN_SECONDS ?= 45
-RUN_APPEND ?= console=ttyS0 nokaslr
+RUN_APPEND ?= console=ttyS0
 run: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) all guest
 	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 128M \

@@ -70,7 +70,9 @@ struct control {
 	uint64_t size;	  /* of the whole area, bytes */
 	uint64_t max_ppn; /* bits in each bitmap */
 	uint64_t changed_off, collected_off, released_off; /* bytes */
-	char name[64]; /* of the VM, NUL-terminated */
+	char name[64];	      /* of the VM, NUL-terminated */
+	uint64_t layout_seed; /* of the VM's share group; 0: none of its own
+				 (vmm/vm.h) */
 
 	/* Monitor: what it is doing. */
 	uint64_t state; /* enum control_state */

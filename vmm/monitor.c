@@ -366,6 +366,7 @@ static int create_vm(struct monitor *m, char *err, size_t errlen)
 	c.control = m->control;
 	c.console_out = m->console[1];
 	c.console_in = -1;
+	c.layout_seed = control_get(&m->control->layout_seed);
 	control_set(&m->control->pid, (uint64_t)getpid());
 	control_set(&m->control->state, CONTROL_STARTING);
 	m->boot_ns = now_ns();

@@ -48,6 +48,10 @@ struct vm_config {
 	 * on the I/O thread without locks (vm_stop is fine in it). */
 	size_t (*console_filter)(void *ctx, uint8_t *buf, size_t n);
 	void *console_filter_ctx;
+	/* Not 0: what a Linux decompressor takes for random comes from this,
+	 * so that VMs of equal seed choose the same KASLR layout and their
+	 * kernels' text stays equal (cpu/layout.h). */
+	uint64_t layout_seed;
 	int memfd;     /* from the manager, or -1 */
 	int pool_fd;   /* or -1 */
 	void *control; /* shared control area, or NULL */

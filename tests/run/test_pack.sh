@@ -159,6 +159,37 @@ ok "VMs that the engine stops: status 4, state error, the reason" test \
 	$rc = 4 -a "$(grep -cE '^vm[01] +error' "$T/out")" = 2 \
 	-a "$(grep -c 'stopped:.*virtual-8086' "$T/out")" = 2 ||
 	show "$T/out" "$T/err"
+# ---- KASLR ----
+# Where the kernels of three VMs lie: a and b are of one group.
+printf '%s\n' 'a group=x' 'b group=x' 'c group=y' >"$T/three"
+bases() # MODE
+{
+	run_for 90 "$SARDINE" pack "$T/three" --kernel "$GUEST/vmlinuz" \
+		--initrd "$GUEST/initrd.img" --socket "$SOCK" --kaslr "$1" \
+		--log-dir "$T/kaslr-$1" --append "console=ttyS0 quiet \
+sardine.run=grep -w _text /proc/kallsyms"
+	for vm in a b c; do
+		grep -a ' _text' "$T/kaslr-$1/$vm.log" | cut -d' ' -f1
+	done
+}
+if [ -e "$GUEST/vmlinuz" ]; then
+	mapfile -t group < <(bases group)
+	mapfile -t own < <(bases vm)
+	# Two layouts are the same by chance once in some 500 times, so what
+	# must differ is counted over several.
+	distinct=$(printf '%s\n' "${group[2]}" "${own[@]}" | sort -u | wc -l)
+	ok "a group has one kernel layout" test ${#group[@]} = 3 \
+		-a "${group[0]}" = "${group[1]}" || echo "# ${group[*]}"
+	ok "--kaslr vm, and other groups: layouts of their own" test \
+		${#own[@]} = 3 -a "$distinct" -ge 3 ||
+		echo "# ${group[*]} ${own[*]}"
+	ok "no default layouts" test "$(printf '%s\n' "${group[@]}" \
+		"${own[@]}" | grep -c ffffffff81000000)" -le 2
+else
+	skip "KASLR" "no $GUEST/vmlinuz"
+fi
+run_for 10 "$SARDINE" pack -n 1 --kernel "$TINY" --socket "$SOCK" --kaslr x
+ok "--kaslr x is refused" test $rc = 2 -a "$(grep -c 'group or vm' "$T/err")" = 1
 # A truncated image: each VM fails with its reason, the run with status 1.
 head -c 60 "$TINY" >"$T/cut"
 run_for 30 "$SARDINE" pack -n 2 --kernel "$T/cut" --mem 32M --socket "$SOCK"

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "vmm/cpu/interp.h"
+#include "vmm/cpu/layout.h"
 
 /* Code to run in the guest, assembled here. */
 #define SNIP_MODE(name, mode, text)                                            \
@@ -1168,6 +1169,57 @@ static void test_bit_strings(void **state)
 	faults_pf(f, HOLE, PF_U | PF_W);
 }
 
+/* RDRAND, RDTSC and RDSEED of a decompressor with this seed. */
+static void draw_three(struct fix *f, uint64_t seed, uint64_t got[3])
+{
+	struct vcpu *v = f->v;
+
+	v->layout_seed = seed;
+	AT(f, 0x48, 0x0f, 0xc7, 0xf0, 0x0f, 0x31); /* rdrand rax; rdtsc */
+	ok(f);
+	assert_true(v->rflags & FL_CF);
+	got[0] = v->gpr[R_RAX];
+	ok(f);
+	got[1] = v->gpr[R_RDX] << 32 | v->gpr[R_RAX];
+	AT(f, 0x48, 0x0f, 0xc7, 0xf8); /* rdseed rax */
+	ok(f);
+	got[2] = v->gpr[R_RAX];
+}
+
+/* The layout of a share group: equal seeds draw alike, until the kernel. */
+static void test_layout(void **state)
+{
+	struct fix *f = *state;
+	struct vcpu *v = f->v;
+	uint64_t a[3], b[3], c[3], w;
+
+	user64(f);
+	v->cpl = 0;
+	draw_three(f, 1, a);
+	draw_three(f, 1, b);
+	draw_three(f, 2, c);
+	assert_memory_equal(a, b, sizeof(a));
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_not_equal(a[i], c[i]);
+		assert_int_not_equal(a[i], a[(i + 1) % 3]);
+	}
+	draw_three(f, 0, a);
+	draw_three(f, 0, b);
+	assert_int_not_equal(a[0], b[0]);
+	assert_true(b[1] > a[1]); /* time */
+	/* For good, with the first one outside of the decompressor. */
+	v->layout_seed = 1;
+	v->rip = 0xffffffff81000000;
+	assert_false(cpu_layout_word(v, &w));
+	v->rip = CODE;
+	assert_false(cpu_layout_word(v, &w));
+	v->layout_seed = 1;
+	v->cpl = 3;
+	assert_false(cpu_layout_word(v, &w));
+	v->cpl = 0;
+	assert_false(cpu_layout_word(v, &w));
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -1183,6 +1235,7 @@ int main(void)
 		T(test_masked_memory),	T(test_protected_32),
 		T(test_segment_limits), T(test_real_mode),
 		T(test_system),		T(test_bit_strings),
+		T(test_layout),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

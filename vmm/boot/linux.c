@@ -307,5 +307,8 @@ int linux_load(struct boot_ctx *c)
 		return boot_fail(c, ENOSPC, "%s: no room for the zero page",
 				 c->kernel.path);
 	r = boot_write(c, at, zp, sizeof(zp));
-	return r ?: boot_enter_long(c, b.entry, at);
+	r = r ?: boot_enter_long(c, b.entry, at);
+	if (!r)
+		c->vm->vcpu->layout_seed = c->vm->cfg.layout_seed;
+	return r;
 }

@@ -28,7 +28,7 @@
 #define MODE_USER    1u	 /* CPL 3 */
 #define MODE_NOSSE   2u	 /* CR0.EM/TS or !CR4.OSFXSR: vector code calls out */
 #define MODE_NOAVX   4u	 /* XCR0 without AVX, or no OSXSAVE */
-#define MODE_TSC_OUT 8u	 /* RDTSC calls out (offset, TSD) */
+#define MODE_TSC_OUT 8u	 /* RDTSC, RDRAND call out (offset, TSD, layout) */
 #define MODE_CPL12   16u /* CPL 1 or 2: everything sensitive calls out */
 #define MODE_NOFSGS  32u /* CR4.FSGSBASE is clear */
 

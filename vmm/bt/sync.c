@@ -61,7 +61,7 @@ static uint8_t mode_of(const struct vcpu *v)
 		m |= MODE_NOAVX;
 	if (!(v->cr4 & CR4_FSGSBASE))
 		m |= MODE_NOFSGS;
-	if (v->tsc_offset || (v->cr4 & CR4_TSD))
+	if (v->tsc_offset || (v->cr4 & CR4_TSD) || v->layout_seed)
 		m |= MODE_TSC_OUT;
 	return m;
 }

@@ -119,6 +119,12 @@ static bool is_vector_ok(const struct isa_rule *r, unsigned mode)
 	       !(r->vec == 2 && (mode & MODE_NOAVX));
 }
 
+static bool draws_random(const ZydisDecodedInstruction *i)
+{
+	return i->meta.category == ZYDIS_CATEGORY_RDRAND ||
+	       i->meta.category == ZYDIS_CATEGORY_RDSEED;
+}
+
 /* Every register operand is one that translated code may touch, and memory is
  * only what ModRM addresses. */
 static bool operands_plain(const struct tu_insn *in)
@@ -367,6 +373,7 @@ static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 		return classify_misc(in, bt->mode);
 	if (!r->ok || (r->feat >= 0 && !cpu_has(bt->v, r->feat)) ||
 	    !is_vector_ok(r, bt->mode) ||
+	    ((bt->mode & MODE_TSC_OUT) && draws_random(i)) ||
 	    (i->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !operands_plain(in))
 		return K_CALLOUT;
 	switch (i->mnemonic) {

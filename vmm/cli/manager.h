@@ -28,7 +28,8 @@ struct manager_config {
 	const char *confine;
 	uint64_t tc_bytes;
 	bool verbose;
-	bool share; /* false: never look for equal pages */
+	bool share;	 /* false: never look for equal pages */
+	bool own_layout; /* a KASLR layout for each VM, not one a group */
 	/* Something happened that people want to read; no newline. */
 	void (*event)(void *ctx, const char *text);
 	void *ctx;

@@ -45,6 +45,7 @@ struct mvm {
 struct group {
 	char name[FLEET_NAME_MAX + 1];
 	struct share_group *g;
+	uint64_t layout_seed; /* vmm/cpu/layout.h; 0: a layout for each VM */
 };
 
 struct manager {

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -22,13 +23,24 @@
 #include "mm/sharing/share.h"
 #include "vmm/cli/cli.h"
 
-static struct share_group *get_group(struct manager *m, const char *name)
+/* Without randomness each VM draws a layout of its own. */
+static uint64_t draw_layout(const struct manager *m)
+{
+	uint64_t seed;
+
+	if (m->cfg.own_layout ||
+	    getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+		return 0;
+	return seed;
+}
+
+static const struct group *get_group(struct manager *m, const char *name)
 {
 	struct group *g;
 
 	for (size_t i = 0; i < m->n_groups; i++)
 		if (!strcmp(m->groups[i].name, name))
-			return m->groups[i].g;
+			return &m->groups[i];
 	g = realloc(m->groups, (m->n_groups + 1) * sizeof(*g));
 	if (!g)
 		return NULL;
@@ -37,8 +49,9 @@ static struct share_group *get_group(struct manager *m, const char *name)
 	snprintf(g->name, sizeof(g->name), "%s", name);
 	if (share_group_create(m->host, name, 0, &g->g))
 		return NULL;
+	g->layout_seed = draw_layout(m);
 	m->n_groups++;
-	return g->g;
+	return g;
 }
 
 static int open_log(struct manager *m, struct mvm *v, char *err, size_t errlen)
@@ -188,6 +201,7 @@ static int make_memory(struct manager *m, struct mvm *v,
 	struct share_vm_config c = {
 		.name = v->name, .ram_bytes = s->mem, .user = v};
 	char name[FLEET_NAME_MAX + 16];
+	const struct group *g;
 	int r;
 
 	snprintf(name, sizeof(name), "sardine-%s", v->name);
@@ -200,9 +214,12 @@ static int make_memory(struct manager *m, struct mvm *v,
 	r = control_create(s->mem, 0, v->name, &v->control_fd, &v->control);
 	if (r)
 		return r;
-	v->group = get_group(m, s->group);
-	if (!v->group)
+	g = get_group(m, s->group);
+	if (!g)
 		return -ENOMEM;
+	v->group = g->g;
+	/* Here rather than on the command line, which anyone may read. */
+	control_set(&v->control->layout_seed, g->layout_seed);
 	v->pool_fd = share_group_pool_fd(v->group);
 	c.memfd = v->memfd;
 	c.control = v->control;

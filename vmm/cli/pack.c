@@ -29,7 +29,7 @@
 
 struct pack_opts {
 	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
-		*marker, *confine;
+		*marker, *confine, *kaslr;
 	uint64_t mem, host_mem, tc_size;
 	uint32_t n, seconds;
 	bool oracle, no_share, verbose;
@@ -67,6 +67,10 @@ static const struct opt opts[] = {
 	 OPT(struct pack_opts, oracle)},
 	{"no-share", 0, OPT_FLAG, NULL, "do not look for equal pages",
 	 OPT(struct pack_opts, no_share)},
+	{"kaslr", 0, OPT_STR, "group|vm",
+	 "who draws a Linux kernel's random layout: each share group, so that "
+	 "its VMs can share kernel text, or each VM",
+	 .dflt = "group", OPT(struct pack_opts, kaslr)},
 	{"socket", 's', OPT_STR, "PATH",
 	 "the manager's socket (default: in $XDG_RUNTIME_DIR, or "
 	 "/run/sardine, or /tmp/sardine-UID)",
@@ -191,6 +195,11 @@ static enum cli_status check(struct pack *p, char *const args[], char *err,
 	if (s == CLI_OK && cli_confine_mode(p->o->confine, &mode)) {
 		snprintf(err, len, "--confine %s: use kill, trap or off",
 			 p->o->confine);
+		s = CLI_USAGE;
+	}
+	if (s == CLI_OK && strcmp(p->o->kaslr, "group") &&
+	    strcmp(p->o->kaslr, "vm")) {
+		snprintf(err, len, "--kaslr %s: use group or vm", p->o->kaslr);
 		s = CLI_USAGE;
 	}
 	if (s == CLI_OK)
@@ -371,6 +380,7 @@ static int run_fleet(struct pack *p)
 		.tc_bytes = o->tc_size,
 		.verbose = o->verbose,
 		.share = !o->no_share,
+		.own_layout = !strcmp(o->kaslr, "vm"),
 		.event = on_event,
 		.ctx = p,
 	};

@@ -7,6 +7,7 @@
 #include <x86intrin.h>
 
 #include "vmm/cpu/interp_priv.h"
+#include "vmm/cpu/layout.h"
 
 static enum cpu_status need_cpl0(struct vcpu *v)
 {
@@ -45,7 +46,8 @@ static enum cpu_status h_rdtsc(struct vcpu *v, const struct insn *in)
 
 	if ((v->cr4 & CR4_TSD) && v->cpl)
 		return gp0(v);
-	t = __rdtsc() + v->tsc_offset;
+	if (!cpu_layout_word(v, &t))
+		t = __rdtsc() + v->tsc_offset;
 	v->gpr[R_RAX] = (uint32_t)t;
 	v->gpr[R_RDX] = t >> 32;
 	if (in->mnemonic == ZYDIS_MNEMONIC_RDTSCP)
@@ -64,7 +66,9 @@ static enum cpu_status h_rdrand(struct vcpu *v, const struct insn *in)
 	uint64_t a = 0;
 	bool ok;
 
-	if (in->mnemonic == ZYDIS_MNEMONIC_RDRAND)
+	if (cpu_layout_word(v, &a))
+		ok = true;
+	else if (in->mnemonic == ZYDIS_MNEMONIC_RDRAND)
 		asm volatile("rdrand %0" : "=r"(a), "=@ccc"(ok));
 	else
 		asm volatile("rdseed %0" : "=r"(a), "=@ccc"(ok));

@@ -139,6 +139,7 @@ void vcpu_reset(struct vcpu *v)
 	v->exit_reason[0] = 0;
 	memset(v->exit_info, 0, sizeof(v->exit_info));
 	v->instructions = 0;
+	v->layout_seed = 0;
 
 	reset_segments(v);
 	reset_mtrr(v);

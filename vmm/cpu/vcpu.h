@@ -190,6 +190,7 @@ struct vcpu {
 							buffered, not done */
 			_Atomic uint32_t requests;   /* VCPU_REQ_* */
 			uint64_t instructions;	     /* interpreted so far */
+			uint64_t layout_seed; /* cpu/layout.h; 0: not now */
 		};
 		uint8_t pad_[VCPU_SIZE - 512];
 	};
