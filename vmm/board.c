@@ -6,6 +6,7 @@
  *   UART -4--+--> ISA lines 0..15 --+                        +--> local APIC
  *   RTC --8--+                      +--> 8259 pair --LINT0---+        |
  *   SCI --9--+                                                      vCPU
+ *   PCI INTA..INTD --16..19--> I/O APIC
  *
  * ISA line n is I/O APIC input n, except line 0, which is input 2; 8259 input
  * 2 is the cascade.
@@ -24,6 +25,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "vmm/board_pci.h"
 #include "vmm/cpu/sys.h"
 #include "vmm/dev/bus.h"
 #include "vmm/dev/bus_stats.h"
@@ -64,6 +66,13 @@ static void isa_set_irq(void *ctx, unsigned pin, bool level)
 static struct irq_line isa_line(struct vm *vm, unsigned pin)
 {
 	return (struct irq_line){isa_set_irq, vm, pin};
+}
+
+static void pci_set_irq(void *ctx, unsigned pin, bool level)
+{
+	struct vm *vm = ctx;
+
+	ioapic_set_irq(vm->ioapic, pin, level);
 }
 
 static void pic_int_changed(void *ctx, unsigned pin, bool level)
@@ -254,6 +263,19 @@ static int attach_devices(struct vm *vm)
 	return err;
 }
 
+static int create_pci(struct vm *vm, char *err, size_t errlen)
+{
+	struct irq_line intx[4];
+	int r;
+
+	for (unsigned i = 0; i < 4; i++)
+		intx[i] = (struct irq_line){pci_set_irq, vm, GSI_PCI + i};
+	r = board_pci_create(vm, intx, err, errlen);
+	if (!r && vm->pci)
+		legacy_set_pci(vm->board->legacy, board_pci_bus(vm));
+	return r;
+}
+
 static struct stat_group *next_group(struct board *b)
 {
 	return &b->stats[b->n_stats++];
@@ -271,9 +293,10 @@ static void add_stats(struct vm *vm)
 	iothread_stat_group(vm->io, next_group(b));
 	for (i = 0; i < b->n_stats; i++)
 		vm_add_stats(vm, &b->stats[i]);
+	board_pci_add_stats(vm);
 }
 
-static int build(struct vm *vm)
+static int build(struct vm *vm, char *err_line, size_t errlen)
 {
 	int err;
 
@@ -289,6 +312,8 @@ static int build(struct vm *vm)
 		err = create_devices(vm);
 	if (!err)
 		err = attach_devices(vm);
+	if (!err)
+		err = create_pci(vm, err_line, errlen);
 	if (!err && vm->cfg.console_in >= 0)
 		err = iothread_add_fd(vm->io, vm->cfg.console_in, EPOLLIN,
 				      console_readable, vm);
@@ -299,13 +324,16 @@ int board_create(struct vm *vm, char *err, size_t errlen)
 {
 	int r;
 
+	*err = '\0';
 	pthread_mutex_lock(&vm->dev_lock);
-	r = build(vm);
+	r = build(vm, err, errlen);
 	pthread_mutex_unlock(&vm->dev_lock);
 	if (!r) {
 		add_stats(vm);
 		return 0;
 	}
+	if (*err)
+		return r;
 	snprintf(err, errlen, "%s: cannot create the devices: %s; %s",
 		 vm->cfg.name ? vm->cfg.name : "vm", strerror(-r),
 		 r == -EMFILE || r == -ENFILE ? "raise `ulimit -n`"
@@ -318,6 +346,7 @@ void board_destroy(struct vm *vm)
 	if (vm->io)
 		iothread_stop(vm->io);
 	pthread_mutex_lock(&vm->dev_lock);
+	board_pci_destroy(vm);
 	if (vm->board)
 		legacy_destroy(vm->board->legacy);
 	pm_destroy(vm->pm);
@@ -337,6 +366,7 @@ void board_destroy(struct vm *vm)
 void board_reset(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->dev_lock);
+	board_pci_reset(vm);
 	uart_reset(vm->uart);
 	pit_reset(vm->pit);
 	rtc_reset(vm->rtc);

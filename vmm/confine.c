@@ -87,6 +87,7 @@ const struct confine_call confine_calls[] = {
 	CALL(gettimeofday, "time"),
 	CALL(time, "time"),
 	CALL(getcpu, "heap"),
+	CALL(getrandom, "entropy for the guest"),
 	CALL(getpid, "kicks"),
 	CALL(gettid, "kicks"),
 	CALL(getrusage, "statistics at the end"),

@@ -28,6 +28,7 @@ struct rtc;
 struct pm;
 struct iothread;
 struct board;
+struct board_pci;
 
 struct vm_config {
 	const char *name;
@@ -40,6 +41,7 @@ struct vm_config {
 	 * anything any more. */
 	int kernel_fd, initrd_fd;
 	bool debug_exit; /* port 0xf4 */
+	bool rng;	 /* a virtio-rng */
 	bool no_reboot;	 /* a reset ends the run */
 	int console_out; /* fd for UART output */
 	int console_in;	 /* fd or -1 */
@@ -97,7 +99,8 @@ struct vm {
 	struct rtc *rtc;
 	struct pm *pm;
 	struct iothread *io;
-	struct board *board; /* vmm/board.c: the small devices, the wiring */
+	struct board *board;   /* vmm/board.c: the small devices, the wiring */
+	struct board_pci *pci; /* vmm/board_pci.c; NULL: no PCI */
 	struct stat_group *stats;
 	/* Where the engine's own machine code runs, [start, end): no system
 	 * call may come from there (vmm/confine.h). Set by the engine's init;

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# fetch.sh kernel|busybox DEB-DIR OUT: take one file out of a Debian package,
-# downloaded by apt into DEB-DIR (kept for the next time) and never installed.
+# fetch.sh kernel|busybox|modules DEB-DIR OUT: take one file out of a Debian
+# package, downloaded by apt into DEB-DIR (kept for the next time) and never
+# installed. modules: OUT is a directory for the virtio drivers of that kernel.
 # Needs apt and dpkg-deb; works as root or not, also in a bare chroot.
 set -eu
 what=$1 debs=$2 out=$3
@@ -31,23 +32,33 @@ kernel_package() {
 		grep -x 'linux-image-6\.1\.[0-9-]*-cloud-amd64' | tail -1
 }
 
+kernel_deb() { # leaves its file's name in $deb
+	deb=$(find "$debs" -name 'linux-image-6.1.*-cloud-amd64_*.deb' \
+		2>/dev/null | sort -V | tail -1)
+	[ -n "$deb" ] && return
+	pkg=$(kernel_package)
+	[ -n "$pkg" ] || die "apt offers no 6.1 cloud kernel:" \
+		"try apt-get update on Debian 12"
+	fetch "$pkg"
+}
+
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/sardine-fetch.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT INT TERM
 case $what in
 kernel)
-	have=$(find "$debs" -name 'linux-image-6.1.*-cloud-amd64_*.deb' \
-		2>/dev/null | sort -V | tail -1)
-	if [ -n "$have" ]; then
-		deb=$have
-	else
-		pkg=$(kernel_package)
-		[ -n "$pkg" ] || die "apt offers no 6.1 cloud kernel:" \
-			"try apt-get update on Debian 12"
-		fetch "$pkg"
-	fi
+	kernel_deb
 	dpkg-deb --fsys-tarfile "$deb" |
 		tar -x -C "$tmp" --wildcards './boot/vmlinuz-*'
 	cp "$tmp"/boot/vmlinuz-* "$out.tmp" ;;
+modules)
+	kernel_deb
+	mkdir -p "$out"
+	dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$tmp" --wildcards \
+		'*/kernel/drivers/virtio/virtio*.ko' '*/virtio_blk.ko' \
+		'*/virtio-rng.ko' '*/virtio_console.ko' '*/virtio_net.ko' \
+		'*/net_failover.ko' '*/net/core/failover.ko'
+	find "$tmp" -name '*.ko' -exec cp {} "$out" \;
+	exit 0 ;;
 busybox)
 	# Always the package's file, so that the image depends on nothing that
 	# the host has installed.
@@ -58,7 +69,7 @@ busybox)
 	[ -n "$bb" ] || die "$deb holds no busybox"
 	cp "$bb" "$out.tmp" ;;
 *)
-	die "kernel or busybox, not $what" ;;
+	die "kernel, busybox or modules, not $what" ;;
 esac
 chmod 0755 "$out.tmp"
 mv "$out.tmp" "$out"

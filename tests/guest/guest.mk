@@ -2,6 +2,7 @@
 # our programs. SPDX-License-Identifier: Apache-2.0
 #
 #   make guest          $(BUILD)/guest/{vmlinuz,initrd.img,guest}
+#                       and initrd-virtio.img, the same with the virtio modules
 #   make guest-vmlinux  $(BUILD)/guest/vmlinux, out of vmlinuz
 # Packages are downloaded, never installed, into $(GUEST_DEB), which builds in
 # other directories share; what is made from them is made anew for each BUILD.
@@ -36,6 +37,18 @@ $(GUEST_INITRD): $(GUEST_BIN) $(GUEST)/busybox tests/guest/image/init \
 		tests/guest/mkinitrd.sh
 	tests/guest/mkinitrd.sh $@ $(GUEST)/busybox $(GUEST_BIN) \
 		tests/guest/image/init
+
+# The same guest with the kernel's virtio drivers loaded; an image of its own, so
+# that the figures of the small one stay what they are.
+GUEST_VIRTIO := $(GUEST)/initrd-virtio.img
+$(GUEST)/modules: tests/guest/fetch.sh
+	tests/guest/fetch.sh modules $(GUEST_DEB) $@
+	@touch $@
+$(GUEST_VIRTIO): $(GUEST_INITRD) $(GUEST)/modules tests/guest/image/init-virtio
+	tests/guest/mkinitrd.sh $@ $(GUEST)/busybox $(GUEST_BIN) \
+		tests/guest/image/init $(GUEST)/modules \
+		tests/guest/image/init-virtio
+guest: $(GUEST_VIRTIO)
 
 # The kernel itself, for tests of the PVH entry.
 $(GUEST)/unpack_kernel: tests/guest/unpack_kernel.c vmm/boot/lz4.c

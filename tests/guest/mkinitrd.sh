@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# mkinitrd.sh OUT BUSYBOX GUEST INIT: pack the initramfs (newc, not compressed:
+# mkinitrd.sh OUT BUSYBOX GUEST INIT [MODULES LOADER]: pack the initramfs (newc, not compressed:
 # unpacking would be most of a guest's time to userland). The same input gives
 # the same bytes: sorted names, fixed times, owners, modes and inode numbers.
+# With a directory of kernel modules, /init is LOADER, which goes on with INIT.
 set -eu
 umask 022
 out=$1 busybox=$2 guest=$3 init=$4
@@ -24,6 +25,17 @@ done
 for a in primes fib getppid forkwait memsweep selftest work debugexit; do
 	ln -s guest "$root/bin/$a"
 done
+if [ $# -gt 4 ]; then
+	mv "$root/init" "$root/init.stock"
+	install -m 0755 "$6" "$root/init"
+	mkdir -p "$root/lib/modules"
+	install -m 0644 "$5"/*.ko "$root/lib/modules"
+	for a in insmod lsmod cmp stat hexdump blockdev fstrim mknod dmesg \
+		ip ifconfig route ping wget nc udhcpc nslookup stty od tee \
+		losetup truncate fallocate; do
+		[ -e "$root/bin/$a" ] || ln -s busybox "$root/bin/$a"
+	done
+fi
 find "$root" -exec touch -h -d @0 {} +
 # /dev/console is in the kernel's own built-in initramfs.
 (cd "$root" && find . | LC_ALL=C sort |

@@ -19,7 +19,7 @@ static size_t used;
 static int setup(void **state)
 {
 	memset(mem, 0xee, sizeof(mem));
-	used = acpi_layout(mem, ACPI_BASE);
+	used = acpi_layout(mem, ACPI_BASE, 0);
 	return 0;
 }
 
@@ -185,6 +185,43 @@ static void test_dsdt(void **state)
 	assert_true(holds(d, com_crs, sizeof(com_crs)));
 }
 
+/* With PCI: the same tables, and in the DSDT a root bus with its windows and a
+ * line for each slot. */
+static void test_pci(void **state)
+{
+	static const uint8_t hid[] = {0x08, '_',  'H',	'I',  'D',
+				      0x0c, 0x41, 0xd0, 0x0a, 0x03};
+	static const uint8_t bus[] = {0x88, 13, 0, 2, 0x0c, 0, 0, 0,
+				      0,    0,	0, 0, 0,    0, 1, 0};
+	static const uint8_t io[] = {0x88, 13,	 0,    1,    0x0c, 3, 0, 0,
+				     0,	   0xc0, 0xff, 0xdf, 0,	   0, 0, 0x20};
+	static const uint8_t mem_res[] = {
+		0x87, 23,   0,	  0,	0x0c, 1, 0, 0, 0, 0, 0, 0,    0,
+		0xfe, 0xff, 0xff, 0x0f, 0xfe, 0, 0, 0, 0, 0, 0, 0x10, 0};
+	/* Package(4){0x0001ffff, 0, 0, 17}, Package(4){0x0002ffff, 0, 0, 18} */
+	static const uint8_t prt[] = {
+		0x12, 0x4c, 0x00, 4, 0x0c, 0xff, 0xff, 1, 0, 0, 0, 0x0a, 17,
+		0x12, 0x4c, 0x00, 4, 0x0c, 0xff, 0xff, 2, 0, 0, 0, 0x0a, 18};
+	const uint8_t *d;
+
+	d = table(get32(find("FACP") + 40), "DSDT");
+	assert_false(holds(d, hid, sizeof(hid)));
+	memset(mem, 0xee, sizeof(mem));
+	used = acpi_layout(mem, ACPI_BASE, 3);
+	d = table(get32(find("FACP") + 40), "DSDT");
+	assert_true(holds(d, hid, sizeof(hid)));
+	assert_true(holds(d, bus, sizeof(bus)));
+	assert_true(holds(d, io, sizeof(io)));
+	assert_true(holds(d, mem_res, sizeof(mem_res)));
+	assert_true(holds(d, prt, sizeof(prt)));
+	test_dsdt(state);
+	/* The most there can be fits. */
+	used = acpi_layout(mem, ACPI_BASE, 32);
+	assert_true(used <= ACPI_MAX_SIZE);
+	test_root(state);
+	setup(state);
+}
+
 /* The emitter: known encodings, lengths, and overflow. */
 static void test_aml(void **state)
 {
@@ -223,7 +260,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_root), cmocka_unit_test(test_fadt),
 		cmocka_unit_test(test_madt), cmocka_unit_test(test_waet),
-		cmocka_unit_test(test_dsdt), cmocka_unit_test(test_aml),
+		cmocka_unit_test(test_dsdt), cmocka_unit_test(test_pci),
+		cmocka_unit_test(test_aml),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);

@@ -125,7 +125,39 @@ static void add_device(struct aml *a, const char *seg, const char *hid,
 	aml_end(a);
 }
 
-static void build_aml(struct aml *a)
+/* A root bus of its own windows. Every device's INTA has a line of the I/O
+ * APIC (level, active low as PCI has it). */
+static void add_pci(struct aml *a, unsigned slots)
+{
+	uint8_t res[96];
+	size_t n;
+
+	n = aml_res_bus(res, 0, 0);
+	n += aml_res_io(res + n, PORT_PCI_CONFIG, 8);
+	n += aml_res_io_window(res + n, PORT_PCI_WINDOW, PORT_PCI_WINDOW_LEN);
+	n += aml_res_mem_window(res + n, PCI_MMIO_BASE, PCI_MMIO_LEN);
+	n += aml_res_end(res + n);
+	ASSERT(n <= sizeof(res));
+	aml_device_begin(a, "PCI0");
+	aml_name_eisaid(a, "_HID", "PNP0A03");
+	aml_name_int(a, "_BBN", 0);
+	aml_name(a, "_CRS");
+	aml_buffer(a, res, n);
+	aml_name(a, "_PRT");
+	aml_package_begin(a, slots - 1);
+	for (unsigned s = 1; s < slots; s++) {
+		aml_package_begin(a, 4);
+		aml_int(a, (uint64_t)s << 16 | 0xffff);
+		aml_int(a, 0);
+		aml_int(a, 0);
+		aml_int(a, GSI_PCI + s % 4);
+		aml_end(a);
+	}
+	aml_end(a);
+	aml_end(a);
+}
+
+static void build_aml(struct aml *a, unsigned pci_slots)
 {
 	aml_name(a, "\\_S5_");
 	aml_package_begin(a, 4);
@@ -137,16 +169,18 @@ static void build_aml(struct aml *a)
 	aml_scope_begin(a, "\\_SB_");
 	add_device(a, "COM1", "PNP0501", PORT_COM1, 8, IRQ_COM1);
 	add_device(a, "RTC_", "PNP0B00", PORT_RTC, 2, IRQ_RTC);
+	if (pci_slots)
+		add_pci(a, pci_slots);
 	aml_end(a);
 }
 
-static gpa_t build_dsdt(struct layout *l)
+static gpa_t build_dsdt(struct layout *l, unsigned pci_slots)
 {
-	uint8_t code[1024], *t;
+	uint8_t code[2048], *t;
 	struct aml a;
 
 	aml_init(&a, code, sizeof(code));
-	build_aml(&a);
+	build_aml(&a, pci_slots);
 	ASSERT(!a.depth && a.len <= a.cap);
 	t = table(l, "DSDT", 2, HEADER_LEN + a.len);
 	memcpy(t + HEADER_LEN, code, a.len);
@@ -254,13 +288,13 @@ static void build_rsdp(struct layout *l, uint8_t *p, gpa_t rsdt, gpa_t xsdt)
 	p[32] = -sum(p, RSDP_LEN);
 }
 
-size_t acpi_layout(uint8_t *buf, gpa_t base)
+size_t acpi_layout(uint8_t *buf, gpa_t base, unsigned pci_slots)
 {
 	struct layout l = {buf, base, 0};
 	uint8_t *rsdp = room(&l, RSDP_LEN, 16);
 	uint8_t *rsdt = table(&l, "RSDT", 1, HEADER_LEN + 3 * 4);
 	uint8_t *xsdt = table(&l, "XSDT", 1, HEADER_LEN + 3 * 8);
-	gpa_t facs = build_facs(&l), dsdt = build_dsdt(&l);
+	gpa_t facs = build_facs(&l), dsdt = build_dsdt(&l, pci_slots);
 	const gpa_t tables[] = {
 		build_fadt(&l, facs, dsdt),
 		build_madt(&l),
@@ -275,10 +309,10 @@ size_t acpi_layout(uint8_t *buf, gpa_t base)
 	return l.len;
 }
 
-int acpi_build(struct p2m *p, gpa_t *rsdp)
+int acpi_build(struct p2m *p, unsigned pci_slots, gpa_t *rsdp)
 {
 	uint8_t buf[ACPI_MAX_SIZE];
-	size_t n = acpi_layout(buf, ACPI_BASE);
+	size_t n = acpi_layout(buf, ACPI_BASE, pci_slots);
 
 	*rsdp = ACPI_BASE;
 	return p2m_copy_in(p, ACPI_BASE, buf, n);

@@ -174,6 +174,43 @@ size_t aml_res_io(uint8_t *r, uint16_t port, uint8_t len)
 	return sizeof(d);
 }
 
+/* 6.4.3.5.2, 6.4.3.5.3: type 0 memory, 1 I/O, 2 bus numbers; min and max are
+ * fixed. Fields of w bytes: granularity, min, max, translation, length. */
+static size_t res_window(uint8_t *r, uint8_t tag, uint8_t type, uint8_t flags,
+			 unsigned w, uint64_t min, uint64_t len)
+{
+	const uint64_t f[5] = {0, min, min + len - 1, 0, len};
+
+	r[0] = tag;
+	r[1] = 3 + 5 * w;
+	r[2] = 0;
+	r[3] = type;
+	r[4] = 0x0c; /* min, max fixed; decoded positively */
+	r[5] = flags;
+	for (unsigned i = 0; i < 5; i++)
+		memcpy(r + 6 + i * w, &f[i], w);
+	return 6 + 5 * w;
+}
+
+#define RES_WORD  0x88
+#define RES_DWORD 0x87
+
+size_t aml_res_bus(uint8_t *r, uint16_t min, uint16_t max)
+{
+	return res_window(r, RES_WORD, 2, 0, 2, min, max - min + 1ull);
+}
+
+size_t aml_res_io_window(uint8_t *r, uint16_t port, uint16_t len)
+{
+	return res_window(r, RES_WORD, 1, 3 /* whole range */, 2, port, len);
+}
+
+size_t aml_res_mem_window(uint8_t *r, uint32_t base, uint32_t len)
+{
+	return res_window(r, RES_DWORD, 0, 1 /* read and write */, 4, base,
+			  len);
+}
+
 /* 6.4.2.1: edge, active high, exclusive (the two-byte form) */
 size_t aml_res_irq(uint8_t *r, unsigned irq)
 {

@@ -37,6 +37,10 @@ void aml_buffer(struct aml *a, const uint8_t *bytes, size_t n);
 void aml_end(struct aml *a);
 /* Append resource descriptors (ch. 6.4) to r; answer the bytes written. */
 size_t aml_res_io(uint8_t *r, uint16_t port, uint8_t len);
+/* 6.4.3.5: what a bridge passes on: bus numbers, ports, memory (not cached). */
+size_t aml_res_bus(uint8_t *r, uint16_t min, uint16_t max);
+size_t aml_res_io_window(uint8_t *r, uint16_t port, uint16_t len);
+size_t aml_res_mem_window(uint8_t *r, uint32_t base, uint32_t len);
 size_t aml_res_irq(uint8_t *r, unsigned irq);
 size_t aml_res_end(uint8_t *r);
 #endif

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vmm/board_pci.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/boot.h"
 #include "vmm/boot/boot_priv.h"
@@ -123,7 +124,7 @@ static int prepare(struct boot_ctx *c)
 	if (c->initrd.fd >= 0 && c->initrd.size >= c->low)
 		return boot_initrd_too_large(c);
 	build_map(c);
-	r = acpi_build(c->p2m, &c->rsdp);
+	r = acpi_build(c->p2m, board_pci_slots(c->vm), &c->rsdp);
 	return r ? boot_fail(c, -r, "%s: cannot write the ACPI tables: %s",
 			     c->kernel.path, strerror(-r))
 		 : 0;

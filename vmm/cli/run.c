@@ -19,7 +19,7 @@ struct run_opts {
 	char *kernel, *initrd, *append, *engine, *stats;
 	uint64_t mem, tc_size;
 	uint32_t tu_max;
-	bool no_reboot, debug_exit, no_chain, lockstep, verbose;
+	bool no_reboot, debug_exit, rng, no_chain, lockstep, verbose;
 	char *confine;
 };
 
@@ -37,6 +37,8 @@ static const struct opt opts[] = {
 	 OPT(struct run_opts, mem)},
 	{"engine", 'e', OPT_STR, "NAME", "auto, bt or interp", .dflt = "auto",
 	 OPT(struct run_opts, engine)},
+	{"rng", 0, OPT_FLAG, NULL, "give the guest a virtio-rng",
+	 OPT(struct run_opts, rng)},
 	{"no-reboot", 0, OPT_FLAG, NULL,
 	 "a reset by the guest ends the run, with status 3",
 	 OPT(struct run_opts, no_reboot)},
@@ -190,6 +192,7 @@ static int run_main(void *values, char *const args[])
 		.initrd = o->initrd,
 		.cmdline = o->append,
 		.debug_exit = o->debug_exit,
+		.rng = o->rng,
 		.no_reboot = o->no_reboot,
 		.console_out = STDOUT_FILENO,
 		.memfd = -1,

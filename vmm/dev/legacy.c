@@ -6,7 +6,8 @@
  * once.
  *
  * PCI: the address register at 0xcf8 keeps what is written (that is how
- * mechanism 1 is found), every configuration read answers all ones.
+ * mechanism 1 is found). The data register leads to the bus, if there is one;
+ * else every configuration read answers all ones.
  *
  * A20 is always open; port 0x92 remembers its bit.
  */
@@ -14,21 +15,22 @@
 
 #include <stdlib.h>
 
+#include "vmm/dev/pci.h"
 #include "vmm/dev/platform.h"
 
-#define PORT_I8042_DATA	 0x60
-#define PORT_POST	 0x80
-#define PORT_SYS_CTRL_A	 0x92
-#define PORT_PCI_ADDRESS 0xcf8
-#define PCI_ENABLE	 0x80000000u
-#define I8042_STATUS	 0xfd
-#define I8042_PULSE_RST	 0xfe
-#define CF9_RESET	 0x04
+#define PORT_I8042_DATA 0x60
+#define PORT_POST	0x80
+#define PORT_SYS_CTRL_A 0x92
+#define PCI_ENABLE	0x80000000u
+#define I8042_STATUS	0xfd
+#define I8042_PULSE_RST 0xfe
+#define CF9_RESET	0x04
 
 struct legacy {
 	struct power_sink power;
 	bool debug_exit;
 	uint32_t pci_address;
+	struct pci_bus *pci;
 	uint8_t cf9, sys_ctrl_a, post;
 };
 
@@ -85,8 +87,10 @@ static uint64_t pci_read(void *dev, uint64_t off, unsigned len)
 
 	if (off == 0 && len == 4)
 		return d->pci_address;
-	if (off == PORT_RESET - PORT_PCI_ADDRESS && len == 1)
+	if (off == PORT_RESET - PORT_PCI_CONFIG && len == 1)
 		return d->cf9;
+	if (off >= 4 && d->pci)
+		return pci_config_read(d->pci, d->pci_address + off - 4, len);
 	return ~0ull;
 }
 
@@ -96,10 +100,12 @@ static void pci_write(void *dev, uint64_t off, unsigned len, uint64_t val)
 
 	if (off == 0 && len == 4) {
 		d->pci_address = val & (PCI_ENABLE | 0x00fffffc);
-	} else if (off == PORT_RESET - PORT_PCI_ADDRESS && len == 1) {
+	} else if (off == PORT_RESET - PORT_PCI_CONFIG && len == 1) {
 		if (val & CF9_RESET)
 			legacy_request_reset(d);
 		d->cf9 = val & ~CF9_RESET;
+	} else if (off >= 4 && d->pci) {
+		pci_config_write(d->pci, d->pci_address + off - 4, len, val);
 	}
 }
 
@@ -122,9 +128,14 @@ static const struct {
 	{"i8042", PORT_I8042_CMD, 1, {i8042_read, i8042_write}},
 	{"post", PORT_POST, 1, {post_read, post_write}},
 	{"sys-ctrl-a", PORT_SYS_CTRL_A, 1, {sys_ctrl_a_read, sys_ctrl_a_write}},
-	{"pci-config", PORT_PCI_ADDRESS, 8, {pci_read, pci_write}},
+	{"pci-config", PORT_PCI_CONFIG, 8, {pci_read, pci_write}},
 	{"debug-exit", PORT_DEBUG_EXIT, 4, {NULL, debug_exit_write}},
 };
+
+void legacy_set_pci(struct legacy *d, struct pci_bus *pci)
+{
+	d->pci = pci;
+}
 
 int legacy_attach(struct legacy *d, struct bus *pio)
 {

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * PCI and virtio on the board: each device that the configuration names is
+ * created, put behind a virtio-pci function, and given a work item by which it
+ * gets its turns on the vCPU thread.
+ */
+#include "vmm/board_pci.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "mm/base/log.h"
+#include "vmm/dev/lapic.h"
+#include "vmm/dev/virtio_pci.h"
+#include "vmm/dev/virtio_rng.h"
+#include "vmm/vm.h"
+
+struct pci_slot {
+	struct vm_work work; /* first */
+	struct virtio_dev *dev;
+	struct virtio_pci *pci;
+	char name[16];
+};
+
+struct board_pci {
+	struct pci_bus *bus;
+	struct pci_slot slot[PCI_SLOTS];
+	unsigned n;
+};
+
+/* ---- what devices see of the VM ---- */
+
+static void run_work(struct vm *vm, struct vm_work *w)
+{
+	virtio_run(container_of(w, struct pci_slot, work)->dev);
+}
+
+static void defer(void *ctx, struct virtio_dev *d)
+{
+	vm_post(ctx, &((struct pci_slot *)d->slot)->work);
+}
+
+static void send_msi(void *ctx, const struct apic_msg *m)
+{
+	lapic_receive(((struct vm *)ctx)->lapic, m);
+}
+
+static struct virtio_host host(struct vm *vm)
+{
+	return (struct virtio_host){
+		.p2m = vm->p2m,
+		.lock = &vm->dev_lock,
+		.defer = defer,
+		.ctx = vm,
+	};
+}
+
+/* ---- devices ---- */
+
+static void fill_random(void *ctx, void *buf, size_t n)
+{
+	/* Up to 256 bytes come at once, whatever signals do. */
+	for (size_t part; n; n -= part, buf = (char *)buf + part) {
+		part = n < 256 ? n : 256;
+		BUG_ON(getrandom(buf, part, 0) != (ssize_t)part);
+	}
+}
+
+/* The next free place, and the device's name: "rng0". */
+static struct pci_slot *next_slot(struct vm *vm, const char *kind, unsigned n)
+{
+	struct board_pci *b = vm->pci;
+	struct pci_slot *s = &b->slot[b->n];
+
+	if (b->n == PCI_SLOTS - 1)
+		return NULL;
+	snprintf(s->name, sizeof(s->name), "%s%u", kind, n);
+	s->work.fn = run_work;
+	return s;
+}
+
+/* Takes d over, NULL too. */
+static int plug(struct vm *vm, struct pci_slot *s, struct virtio_dev *d)
+{
+	struct board_pci *b = vm->pci;
+
+	if (!d)
+		return -ENOMEM;
+	s->dev = d;
+	d->slot = s;
+	b->n++;
+	return virtio_pci_create(b->bus, d, &s->pci);
+}
+
+static int add_rng(struct vm *vm)
+{
+	struct pci_slot *s = next_slot(vm, "rng", 0);
+	struct virtio_rng_config c = {.fill = fill_random};
+	struct virtio_host h = host(vm);
+
+	if (!s)
+		return -ENOSPC;
+	c.name = s->name;
+	return plug(vm, s, virtio_rng_create(&h, &c));
+}
+
+static int add_devices(struct vm *vm, char *err, size_t errlen)
+{
+	int r = 0;
+
+	if (vm->cfg.rng)
+		r = add_rng(vm);
+	return r;
+}
+
+/* ---- the board's side ---- */
+
+int board_pci_create(struct vm *vm, const struct irq_line intx[4], char *err,
+		     size_t errlen)
+{
+	struct pci_bus_config c = {.msi = {send_msi, vm}};
+	int r;
+
+	if (!vm->cfg.rng)
+		return 0;
+	vm->pci = calloc(1, sizeof(*vm->pci));
+	if (!vm->pci)
+		return -ENOMEM;
+	memcpy(c.intx, intx, sizeof(c.intx));
+	vm->pci->bus = pci_bus_create(&c);
+	if (!vm->pci->bus)
+		return -ENOMEM;
+	r = pci_bus_attach(vm->pci->bus, vm->pio, vm->mmio);
+	if (!r)
+		r = add_devices(vm, err, errlen);
+	if (!r)
+		pci_reset(vm->pci->bus);
+	return r;
+}
+
+void board_pci_destroy(struct vm *vm)
+{
+	struct board_pci *b = vm->pci;
+
+	if (!b)
+		return;
+	for (unsigned i = 0; i < b->n; i++) {
+		virtio_pci_destroy(b->slot[i].pci);
+		virtio_destroy(b->slot[i].dev);
+	}
+	pci_bus_destroy(b->bus);
+	free(b);
+	vm->pci = NULL;
+}
+
+void board_pci_reset(struct vm *vm)
+{
+	if (vm->pci)
+		pci_reset(vm->pci->bus);
+}
+
+void board_pci_add_stats(struct vm *vm)
+{
+	for (unsigned i = 0; vm->pci && i < vm->pci->n; i++)
+		vm_add_stats(vm, &vm->pci->slot[i].dev->stat_group);
+}
+
+struct pci_bus *board_pci_bus(const struct vm *vm)
+{
+	return vm->pci ? vm->pci->bus : NULL;
+}
+
+unsigned board_pci_slots(const struct vm *vm)
+{
+	return vm->pci ? pci_n_slots(vm->pci->bus) : 0;
+}
