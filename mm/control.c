@@ -31,6 +31,17 @@ const char *const share_reason_help[SHARE_NR_REASONS] = {
 #undef X
 };
 
+const char *const evict_names[EVICT_NR] = {
+#define X(n, h) #n,
+	EVICT_REASONS(X)
+#undef X
+};
+const char *const evict_help[EVICT_NR] = {
+#define X(n, h) h,
+	EVICT_REASONS(X)
+#undef X
+};
+
 static size_t page_up(size_t n)
 {
 	return (n + PAGE_SIZE - 1) & PAGE_MASK;

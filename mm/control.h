@@ -63,6 +63,33 @@ enum share_reason {
 extern const char *const share_reason_names[SHARE_NR_REASONS];
 extern const char *const share_reason_help[SHARE_NR_REASONS];
 
+/*
+ * What became of a page that the reclaimer looked at. Counted by the monitor,
+ * named in JSON.
+ */
+#define EVICT_REASONS(X)                                                       \
+	X(compressed, "now in the compressed store")                           \
+	X(zero, "found all zero, or nothing behind it: now a zero page")       \
+	X(swapped, "now in the swap file")                                     \
+	X(not_private, "has no memory of its own to give back")                \
+	X(pinned, "a device is at work on it")                                 \
+	X(incompressible, "would be longer than three quarters of a page")     \
+	X(no_store, "the VM has no compressed store, or it is full")           \
+	X(no_memory, "the host had no memory for the compressed copy")         \
+	X(changed, "written or touched while its copy was on the way out")
+enum evict {
+#define X(n, h) EVICT_##n,
+	EVICT_REASONS(X)
+#undef X
+		EVICT_NR
+};
+extern const char *const evict_names[EVICT_NR];
+extern const char *const evict_help[EVICT_NR];
+
+/* How long a touch of a page that was away had to wait, by powers of two. */
+enum { LATENCY_DECOMPRESS, LATENCY_SWAP_IN, LATENCY_KINDS };
+#define LATENCY_BUCKETS 24u /* bucket b: below 2^b us, the last one: more */
+
 struct control {
 	/* Manager, before the monitor starts. */
 	uint64_t magic;
@@ -102,6 +129,22 @@ struct control {
 	uint64_t collected_seq; /* counts bits ever set in collected */
 	uint64_t punch_failed;	/* holes that the kernel would not punch */
 	uint64_t refused[16];	/* by enum share_reason */
+
+	/* Monitor (p2m): what is not in memory as it is. */
+	uint64_t ballooned_pages;  /* given back by the guest's balloon */
+	uint64_t compressed_pages; /* state COMPRESSED */
+	uint64_t swapped_pages;	   /* state SWAPPED */
+	uint64_t store_bytes;	   /* memory of the compressed store */
+	uint64_t store_payload;	   /* bytes of the objects in it */
+	uint64_t decompressed;	   /* pages brought back from it, ever */
+	uint64_t discarded;	   /* pages given back by the guest, ever */
+	uint64_t evict[16];	   /* by enum evict, ever */
+	uint64_t latency[LATENCY_KINDS][LATENCY_BUCKETS];
+	uint64_t latency_ns[LATENCY_KINDS]; /* their sum */
+
+	/* Manager, any time: bytes that the VM may have in its memfd and its
+	 * store; 0: no limit. */
+	uint64_t quota_bytes;
 
 	/* Room for the cli engineer's own words, both directions. */
 	uint64_t user[64];

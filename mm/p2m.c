@@ -5,6 +5,12 @@
  *            first write / break            p2m_share.c: commit
  *   ZERO ------------------------> PRIVATE -------------------> SHARED
  *     ^ <--- commit, found zero ------+  <--- break (copy) -------+
+ *     |                               |
+ *     | touch             touch       | p2m_reclaim.c
+ *   BALLOONED        COMPRESSED, SWAPPED
+ *
+ * From the three lower states a page comes back before anybody sees it: every
+ * road of p2m.h begins with p2m_touch.
  *
  * Data. One 32-bit entry a PPN (p2m_priv.h) in an anonymous mapping: memory
  * that was never touched costs nothing here either. The VM's memfd is mapped
@@ -193,9 +199,9 @@ static int create_parts(struct p2m *p, const struct p2m_config *cfg)
 		return -errno;
 	}
 	r = cfg->pool_fd >= 0 ? map_pool(p, cfg->pool_fd) : 0;
-	if (r)
-		return r;
-	return set_control(p, cfg);
+	if (!r)
+		r = p2m_reclaim_init(p, cfg);
+	return r ? r : set_control(p, cfg);
 }
 
 int p2m_create(const struct p2m_config *cfg, struct p2m **out)
@@ -237,6 +243,7 @@ void p2m_destroy(struct p2m *p)
 {
 	if (!p)
 		return;
+	p2m_reclaim_fini(p);
 	if (p->base)
 		munmap(p->base, p->max_ppn << PAGE_SHIFT);
 	if (p->ent)
@@ -313,6 +320,7 @@ int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 
 	if (!p2m_is_ram(p, ppn))
 		return -ENXIO;
+	p2m_touch(p, ppn);
 	e = p->ent[ppn.n];
 	b->writable = ent_writable(e);
 	b->run = 1;
@@ -329,7 +337,8 @@ int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 		b->offset = ppn.n << PAGE_SHIFT;
 	}
 	for (n = 1; n < max && p2m_is_ram(p, (ppn_t){ppn.n + n}); n++)
-		if (!same_run(p->ent[ppn.n + n - 1], p->ent[ppn.n + n]))
+		if (!same_run(p->ent[ppn.n + n - 1], p->ent[ppn.n + n]) ||
+		    bit_test(p->idle, ppn.n + n))
 			break;
 	b->run = n;
 	return 0;
@@ -354,6 +363,9 @@ static void publish(struct p2m *p)
 	control_set(&p->ctl->shared_pages, p->count[P2M_SHARED]);
 	control_set(&p->ctl->zero_pages, p->count[P2M_ZERO]);
 	control_set(&p->ctl->shared_runs, p->runs);
+	control_set(&p->ctl->ballooned_pages, p->count[P2M_BALLOONED]);
+	control_set(&p->ctl->compressed_pages, p->count[P2M_COMPRESSED]);
+	control_set(&p->ctl->swapped_pages, p->count[P2M_SWAPPED]);
 }
 
 void p2m_set_ent(struct p2m *p, ppn_t ppn, uint32_t e)
@@ -371,6 +383,8 @@ void p2m_set_ent(struct p2m *p, ppn_t ppn, uint32_t e)
 	if (ent_state(e) == P2M_ZERO)
 		control_add(&p->ctl->zero_merged_pages, ent_payload(e));
 	publish(p);
+	if (ent_state(e) == P2M_PRIVATE)
+		p2m_grown(p);
 }
 
 static void note(struct p2m *p, ppn_t ppn)
@@ -398,6 +412,13 @@ static void zero_to_private(struct p2m *p, ppn_t ppn)
 	p->gen++;
 }
 
+void p2m_release_frame(struct p2m *p, ppn_t ppn)
+{
+	/* From here on the manager may reuse the frame. */
+	bit_set(p->released, ppn.n);
+	control_add(&p->ctl->released_seq, 1);
+}
+
 /* Copy first, then let go: a failure leaves the page as it was. */
 static int break_shared(struct p2m *p, ppn_t ppn)
 {
@@ -412,9 +433,7 @@ static int break_shared(struct p2m *p, ppn_t ppn)
 		    ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, 0)));
 	p->gen++;
 	control_add(&p->ctl->broken, 1);
-	/* Last: from here on the manager may reuse the frame. */
-	bit_set(p->released, ppn.n);
-	control_add(&p->ctl->released_seq, 1);
+	p2m_release_frame(p, ppn);
 	return 0;
 }
 
@@ -423,6 +442,7 @@ static int prepare(struct p2m *p, ppn_t ppn)
 {
 	int r;
 
+	p2m_touch(p, ppn);
 	switch (ent_state(p->ent[ppn.n])) {
 	case P2M_PRIVATE:
 		break;
@@ -457,7 +477,8 @@ long p2m_make_writable(struct p2m *p, ppn_t ppn, uint64_t n)
 		enum p2m_state s = p2m_get_state(p, q);
 
 		if ((s != P2M_PRIVATE && s != P2M_ZERO) ||
-		    p->ent[q.n] & ENT_CODE || prepare(p, q))
+		    p->ent[q.n] & ENT_CODE || bit_test(p->idle, q.n) ||
+		    prepare(p, q))
 			break;
 	}
 	return i;
@@ -469,6 +490,7 @@ const void *p2m_read(struct p2m *p, ppn_t ppn)
 
 	if (unlikely(!p2m_is_ram(p, ppn)))
 		return NULL;
+	p2m_touch(p, ppn);
 	e = p->ent[ppn.n];
 	if (likely(ent_state(e) == P2M_PRIVATE))
 		return p->base + (ppn.n << PAGE_SHIFT);
@@ -495,7 +517,7 @@ void *p2m_write(struct p2m *p, ppn_t ppn, unsigned off, unsigned len)
 {
 	if (unlikely(!p2m_is_ram(p, ppn)))
 		return NULL;
-	if (likely(ent_writable(p->ent[ppn.n])))
+	if (likely(ent_writable(p->ent[ppn.n]) && !bit_test(p->idle, ppn.n)))
 		return p->base + (ppn.n << PAGE_SHIFT);
 	return write_slow(p, ppn, off, len);
 }
@@ -564,6 +586,10 @@ void p2m_get_usage(const struct p2m *p, struct p2m_usage *u)
 	(void)fstat(p->memfd, &st);
 	u->private_bytes = (uint64_t)st.st_blocks * 512;
 	u->shared_bytes = p->count[P2M_SHARED] << PAGE_SHIFT;
-	backed = u->private_bytes + u->shared_bytes;
+	u->away_bytes = (p->count[P2M_BALLOONED] + p->count[P2M_COMPRESSED] +
+			 p->count[P2M_SWAPPED])
+			<< PAGE_SHIFT;
+	u->store_bytes = control_get(&p->ctl->store_bytes);
+	backed = u->private_bytes + u->shared_bytes + u->away_bytes;
 	u->zero_bytes = p->ram_bytes > backed ? p->ram_bytes - backed : 0;
 }

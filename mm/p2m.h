@@ -18,15 +18,17 @@
 #include "mm/types.h"
 
 enum p2m_state {
-	P2M_NONE,	/* not RAM */
-	P2M_PRIVATE,	/* in the VM's memfd at the natural offset (maybe still
+	P2M_NONE,    /* not RAM */
+	P2M_PRIVATE, /* in the VM's memfd at the natural offset (maybe still
 			   a hole there, which reads as zeroes) */
-	P2M_ZERO,	/* never written, or found all zero: the group's zero
+	P2M_ZERO,    /* never written, or found all zero: the group's zero
 			   frame; nothing of the VM's own behind it */
-	P2M_SHARED,	/* a read-only frame of the share group's pool */
-	P2M_BALLOONED,	/* given back by the guest (later issue) */
-	P2M_COMPRESSED, /* later issue */
-	P2M_SWAPPED,	/* later issue */
+	P2M_SHARED,  /* a read-only frame of the share group's pool */
+	/* What follows has no memory at its place. Whoever asks for such a
+	 * page through this interface finds it brought back first. */
+	P2M_BALLOONED,	/* given back by the guest: comes back as ZERO */
+	P2M_COMPRESSED, /* in the VM's compressed store (mm/store.h) */
+	P2M_SWAPPED,	/* in the VM's swap file */
 	P2M_NR_STATES
 };
 extern const char *const p2m_state_names[P2M_NR_STATES];
@@ -51,6 +53,8 @@ struct p2m_config {
 			       size it */
 	int pool_fd;	    /* read-only fd of the group's pool, or -1: none */
 	void *control;	    /* shared control area (mm/control.h), or NULL */
+	int store_fd;	    /* > 0: memfd for compressed pages, as big as the
+			       RAM at least (mm/store.h) */
 	const char *name;   /* for the memfd's name in /proc */
 };
 
@@ -86,7 +90,9 @@ struct p2m_backing {
 	uint64_t run;	 /* pages, >= 1 */
 	bool writable;	 /* may be mapped writable as it is */
 };
-/* 0, or -ENXIO: not RAM. */
+/* 0, or -ENXIO: not RAM. Counts as a touch of the page: one that was away is
+ * brought back (p2m_reclaim.h); a run ends before the next page that is away
+ * or marked idle. */
 int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 		    struct p2m_backing *b);
 
@@ -110,6 +116,28 @@ long p2m_make_writable(struct p2m *p, ppn_t ppn, uint64_t n);
  */
 const void *p2m_read(struct p2m *p, ppn_t ppn);
 void *p2m_write(struct p2m *p, ppn_t ppn, unsigned off, unsigned len);
+/*
+ * Hold a RAM page for a device that works on it outside of the owner thread:
+ * the pointer stays good, and the page is neither reclaimed, shared nor
+ * collected, until as many unpins. Owner thread; write: as p2m_write for the
+ * whole page. NULL: not RAM, or no memory, or pinned too often. p2m_unpin may
+ * be called by any thread.
+ */
+void *p2m_pin(struct p2m *p, ppn_t ppn, bool write);
+void p2m_unpin(struct p2m *p, ppn_t ppn);
+
+/*
+ * Pages that the guest does not want: n pages from ppn on. Those that are
+ * not RAM or pinned are left alone. Their bytes are gone; their memory is the
+ * host's again. Owner thread. Returns how many pages it took.
+ *   discard    free page reporting, discard: they read as zeroes from now on
+ *   balloon    the same, and state BALLOONED until somebody touches them
+ *   unballoon  BALLOONED pages become ZERO (a touch does the same)
+ */
+uint64_t p2m_discard(struct p2m *p, ppn_t ppn, uint64_t n);
+uint64_t p2m_balloon(struct p2m *p, ppn_t ppn, uint64_t n);
+uint64_t p2m_unballoon(struct p2m *p, ppn_t ppn, uint64_t n);
+
 /* Counts every event after which a pointer or a mapping may be stale (state
  * change, protect for scanning, code mark). */
 uint64_t p2m_gen(const struct p2m *p);
@@ -130,6 +158,8 @@ struct p2m_usage {
 	uint64_t shared_bytes;	/* guest pages backed by pool frames */
 	uint64_t zero_bytes;	/* guest pages backed by nothing (zero frame or
 				   a hole) */
+	uint64_t away_bytes;	/* guest pages ballooned, compressed, swapped */
+	uint64_t store_bytes;	/* memory that the compressed ones take */
 };
 void p2m_get_usage(const struct p2m *p, struct p2m_usage *u);
 

@@ -10,6 +10,7 @@
 
 #include "mm/base/log.h"
 #include "mm/p2m_priv.h"
+#include "mm/store.h"
 
 struct recount {
 	const struct p2m *p;
@@ -51,6 +52,11 @@ static void count_page(struct recount *rc, uint64_t n)
 		if (ent_payload(e) > 1)
 			bad_page(rc, n, "payload of a zero page");
 	}
+	if (p->pins[n] && ent_state(e) > P2M_ZERO)
+		bad_page(rc, n, "pinned, and may move");
+	if (ent_state(e) == P2M_COMPRESSED &&
+	    (!p->store || !store_holds(p->store, ent_payload(e), n)))
+		bad_page(rc, n, "not in the compressed store");
 	if (ent_state(e) != P2M_SHARED)
 		return;
 	if (ent_payload(e) >= p->pool_frames)
@@ -100,6 +106,20 @@ static void check_blocks(struct recount *rc)
 		       (uint64_t)st.st_blocks * 512, data);
 }
 
+/* Each page's object carries its PPN, so if all pages have theirs and there
+ * are no more, each has one of its own. */
+static void check_store(struct recount *rc)
+{
+	const struct p2m *p = rc->p;
+
+	if (!p->store)
+		return;
+	differ(rc, "objects in the store", store_count(p->store),
+	       rc->state[P2M_COMPRESSED]);
+	differ(rc, "store_bytes", p->ctl->store_bytes, store_bytes(p->store));
+	rc->bad += store_audit(p->store) != 0;
+}
+
 int p2m_audit(struct p2m *p)
 {
 	struct recount rc = {.p = p};
@@ -119,6 +139,13 @@ int p2m_audit(struct p2m *p)
 	       p->count[P2M_PRIVATE]);
 	differ(&rc, "shared_pages", p->ctl->shared_pages, p->count[P2M_SHARED]);
 	differ(&rc, "zero_pages", p->ctl->zero_pages, p->count[P2M_ZERO]);
+	differ(&rc, "ballooned_pages", p->ctl->ballooned_pages,
+	       p->count[P2M_BALLOONED]);
+	differ(&rc, "compressed_pages", p->ctl->compressed_pages,
+	       p->count[P2M_COMPRESSED]);
+	differ(&rc, "swapped_pages", p->ctl->swapped_pages,
+	       p->count[P2M_SWAPPED]);
+	check_store(&rc);
 	check_blocks(&rc);
 	return rc.bad ? -EUCLEAN : 0;
 }

@@ -12,7 +12,8 @@
  * The xor makes an entry of 0 an untouched ZERO page, so that the table of a
  * new VM is an untouched mapping. Payload by state: SHARED: the pool frame;
  * ZERO: 1 if the page had a block once (merged to zero); PRIVATE: when it was
- * noted (16 bits of ticks) and how often it has come back (heat).
+ * noted (16 bits of ticks) and how often it has come back (heat); COMPRESSED:
+ * the handle in the store.
  */
 #include "mm/control.h"
 #include "mm/p2m.h"
@@ -25,6 +26,7 @@
 
 #define HIGH_PPN       (4ull << (30 - PAGE_SHIFT))
 
+struct store;
 struct p2m {
 	/* What the fast paths use. */
 	uint8_t *base; /* the memfd, natural offsets */
@@ -46,6 +48,17 @@ struct p2m {
 	int memfd, pool_fd, zero_fd;
 	uint64_t ram_bytes;
 	size_t ent_bytes, own_ctl_bytes, pool_bytes;
+
+	/* p2m_reclaim.c */
+	uint64_t *idle; /* unmapped, and nobody has touched it since */
+	uint16_t *pins; /* by PPN */
+	struct store *store;
+	void *lz;      /* state of the compressor */
+	uint8_t *page; /* two pages: a page, and its compressed form */
+	void (*lost)(void *ctx, const char *why);
+	void *lost_ctx;
+	void (*pressure)(void *ctx);
+	void *pressure_ctx;
 };
 
 static inline bool p2m_is_ram(const struct p2m *p, ppn_t ppn)
@@ -75,6 +88,33 @@ static inline void bit_set(uint64_t *map, uint64_t n)
 static inline void bit_clear(uint64_t *map, uint64_t n)
 {
 	__atomic_fetch_and(&map[n / 64], ~(1ull << (n % 64)), __ATOMIC_RELEASE);
+}
+
+/* p2m_reclaim.c: the parts of a p2m that it owns. */
+int p2m_reclaim_init(struct p2m *p, const struct p2m_config *cfg);
+void p2m_reclaim_fini(struct p2m *p);
+/* The page is BALLOONED, COMPRESSED or SWAPPED: make it ZERO or PRIVATE. Does
+ * not return when its bytes cannot be had (p2m_set_lost). */
+void p2m_bring_in(struct p2m *p, ppn_t ppn);
+/* The page is PRIVATE and noted: no longer noted. */
+void p2m_unnote(struct p2m *p, ppn_t ppn);
+bool p2m_is_hole(const struct p2m *p, ppn_t ppn);
+/* The page leaves its pool frame, whose number may be reused from now on. */
+void p2m_release_frame(struct p2m *p, ppn_t ppn);
+/* Memory of the VM's own has grown. */
+void p2m_grown(struct p2m *p);
+
+/* Somebody wants the page: it is no longer idle, and it is here. */
+static inline void p2m_touch(struct p2m *p, ppn_t ppn)
+{
+	if (unlikely(bit_test(p->idle, ppn.n)))
+		p->idle[ppn.n / 64] &= ~(1ull << ppn.n % 64);
+	if (unlikely(ent_state(p->ent[ppn.n]) >= P2M_BALLOONED))
+		p2m_bring_in(p, ppn);
+}
+static inline bool p2m_pinned(const struct p2m *p, ppn_t ppn)
+{
+	return __atomic_load_n(&p->pins[ppn.n], __ATOMIC_ACQUIRE) != 0;
 }
 
 /* Change an entry with all its accounting (states, runs, merged zeroes). */

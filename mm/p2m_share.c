@@ -41,10 +41,9 @@ static void collect_page(struct p2m *p, ppn_t ppn)
 	p2m_call_protect(p, ppn);
 	if (heat < HEAT_MAX)
 		heat++;
-	p->ent[ppn.n] =
-		ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, heat));
-	bit_clear(p->changed, ppn.n);
-	control_add(&p->ctl->noted_pages, -1ull);
+	p->ent[ppn.n] = ent_make(P2M_PRIVATE, e & (ENT_CODE | ENT_NOTED),
+				 PRIV_PAY(p->tick, heat));
+	p2m_unnote(p, ppn);
 	bit_set(p->collected, ppn.n);
 }
 
@@ -58,7 +57,7 @@ static uint32_t collect_word(struct p2m *p, uint64_t w, uint32_t budget)
 		ppn_t ppn = {w * 64 + __builtin_ctzll(bits)};
 
 		if (p2m_is_ram(p, ppn) && p->ent[ppn.n] & ENT_NOTED &&
-		    rested(p, p->ent[ppn.n])) {
+		    rested(p, p->ent[ppn.n]) && !p2m_pinned(p, ppn)) {
 			collect_page(p, ppn);
 			taken++;
 		}
@@ -95,6 +94,8 @@ static enum share_reason check(const struct p2m *p, ppn_t ppn)
 		return SHARE_not_ram;
 	if (ent_state(p->ent[ppn.n]) != P2M_PRIVATE)
 		return SHARE_not_private;
+	if (p2m_pinned(p, ppn))
+		return SHARE_busy;
 	if (p->ent[ppn.n] & ENT_NOTED)
 		return SHARE_changed;
 	return SHARE_ok;
@@ -149,7 +150,7 @@ enum share_reason p2m_commit_frame(struct p2m *p, ppn_t ppn, uint32_t frame)
 
 /* Engines prepare neighbours that are then never written. Nothing can appear
  * there while the page is not noted; reading it would make a block. */
-static bool is_hole(const struct p2m *p, ppn_t ppn)
+bool p2m_is_hole(const struct p2m *p, ppn_t ppn)
 {
 	off_t at = ppn.n << PAGE_SHIFT, data = lseek(p->memfd, at, SEEK_DATA);
 
@@ -163,7 +164,7 @@ enum share_reason p2m_commit_zero(struct p2m *p, ppn_t ppn)
 
 	if (r)
 		return r;
-	hole = is_hole(p, ppn);
+	hole = p2m_is_hole(p, ppn);
 	if (!hole && !zero_page(own_bytes(p, ppn)))
 		return SHARE_differs;
 	commit(p, ppn, ent_make(P2M_ZERO, p->ent[ppn.n] & ENT_CODE, !hole));

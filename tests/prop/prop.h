@@ -57,6 +57,16 @@ static inline void fill_page(void *page, uint64_t id)
 		w[i] = id ? rnd64(&r) : 0;
 }
 
+/* The same, but a quarter of it random and the rest easily compressed. */
+static inline void fill_page_soft(void *page, uint64_t id)
+{
+	uint64_t *w = page;
+
+	fill_page(page, id);
+	for (unsigned i = PAGE_SIZE / 32; i < PAGE_SIZE / 8; i++)
+		w[i] = id;
+}
+
 /* One difference at one place, for equal-but-for-a-byte pages. */
 static inline void fill_page_but(void *page, uint64_t id, unsigned off)
 {

@@ -17,10 +17,12 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "mm/control.h"
 #include "mm/p2m.h"
+#include "mm/p2m_reclaim.h"
 #include "mm/p2m_share.h"
 #include "mm/sharing/pool.h"
 #include "tests/prop/prop.h"
@@ -43,6 +45,8 @@ struct model {
 	uint32_t at[PAGES]; /* frame of a SHARED page */
 	enum mapped map[PAGES];
 	bool code[PAGES], told[PAGES];
+	unsigned pins[PAGES];
+	unsigned pressed;
 	uint64_t now;
 	uint64_t done[8];
 };
@@ -83,8 +87,15 @@ static void on_code(void *c, ppn_t p, unsigned off, unsigned len)
 }
 static const struct p2m_listener_ops ops = {on_drop, on_protect, on_code};
 
+static void on_pressure(void *c)
+{
+	((struct model *)c)->pressed++;
+}
+
 static void setup(struct model *m)
 {
+	int store = memfd_create("prop-store", MFD_CLOEXEC);
+
 	struct p2m_config c = {.ram_bytes = PAGES * PAGE_SIZE,
 			       .low_limit = LOW * PAGE_SIZE,
 			       .memfd = -1};
@@ -99,7 +110,11 @@ static void setup(struct model *m)
 		assert_int_equal(pool_write(m->pool, m->frame[f], page), 0);
 	}
 	c.pool_fd = pool_ro_fd(m->pool);
+	assert_int_equal(ftruncate(store, PAGES * PAGE_SIZE), 0);
+	c.store_fd = store;
 	assert_int_equal(p2m_create(&c, &m->p), 0);
+	close(store);
+	p2m_set_pressure(m->p, on_pressure, m);
 	p2m_set_listener(m->p, &ops, m);
 	for (unsigned i = 0; i < PAGES; i++)
 		m->state[i] = P2M_ZERO;
@@ -109,7 +124,7 @@ static void setup(struct model *m)
 
 static void do_write(struct model *m, unsigned i)
 {
-	uint64_t gen = p2m_gen(m->p), id = rnd_below(&m->r, FRAMES + 1);
+	uint64_t gen = p2m_gen(m->p), id = rnd_below(&m->r, 2 * FRAMES);
 	bool code = m->code[i];
 	uint8_t *w;
 
@@ -119,7 +134,10 @@ static void do_write(struct model *m, unsigned i)
 	assert_int_equal(m->told[i], code);
 	if (m->state[i] != P2M_PRIVATE)
 		assert_int_not_equal(gen, p2m_gen(m->p));
-	fill_page(m->bytes[i], id);
+	if (id <= FRAMES)
+		fill_page(m->bytes[i], id);
+	else
+		fill_page_soft(m->bytes[i], id);
 	memcpy(w, m->bytes[i], PAGE_SIZE);
 	m->state[i] = P2M_PRIVATE;
 }
@@ -168,12 +186,23 @@ static void do_map_writable(struct model *m, unsigned i)
 	}
 }
 
+/* The model's page is brought back. */
+static void touched(struct model *m, unsigned i)
+{
+	if (m->state[i] == P2M_BALLOONED)
+		m->state[i] = P2M_ZERO;
+	if (m->state[i] == P2M_COMPRESSED || m->state[i] == P2M_SWAPPED)
+		m->state[i] = P2M_PRIVATE;
+}
+
 static void do_map_readable(struct model *m, unsigned i)
 {
 	struct p2m_backing b;
 	uint8_t buf[PAGE_SIZE];
 
 	assert_int_equal(p2m_get_backing(m->p, ppn_of(i), 8, &b), 0);
+	assert_false(p2m_is_idle(m->p, ppn_of(i)));
+	touched(m, i);
 	for (uint64_t k = 0; k < b.run; k++) {
 		assert_int_equal(
 			pread(b.fd, buf, PAGE_SIZE, b.offset + k * PAGE_SIZE),
@@ -236,6 +265,11 @@ static void do_commit(struct model *m, unsigned i)
 	}
 	fill_page(page, zero ? 0 : f + 1);
 	equal = !memcmp(page, m->bytes[i], PAGE_SIZE);
+	if (m->pins[i]) {
+		assert_int_not_equal(p2m_commit_zero(m->p, ppn_of(i)),
+				     SHARE_ok);
+		return;
+	}
 	why = zero ? p2m_commit_zero(m->p, ppn_of(i))
 		   : p2m_commit_frame(m->p, ppn_of(i), m->frame[f]);
 	m->done[0]++;
@@ -261,6 +295,110 @@ static void do_commit(struct model *m, unsigned i)
 						      : SHARE_not_private);
 }
 
+/* Reclaiming. */
+
+static void do_compress(struct model *m, unsigned i)
+{
+	static const uint8_t zero[PAGE_SIZE];
+	enum evict why = p2m_compress(m->p, ppn_of(i));
+
+	switch (why) {
+	case EVICT_compressed:
+		m->state[i] = P2M_COMPRESSED;
+		m->done[2]++;
+		break;
+	case EVICT_zero:
+		assert_memory_equal(m->bytes[i], zero, PAGE_SIZE);
+		m->state[i] = P2M_ZERO;
+		m->done[3]++;
+		break;
+	case EVICT_not_private:
+		assert_int_not_equal(m->state[i], P2M_PRIVATE);
+		return;
+	case EVICT_pinned:
+		assert_int_not_equal(m->pins[i], 0);
+		return;
+	default:
+		assert_true(why == EVICT_incompressible ||
+			    why == EVICT_no_store);
+		assert_int_equal(m->state[i], P2M_PRIVATE);
+		m->done[4]++;
+		return;
+	}
+	assert_int_equal(m->pins[i], 0);
+	assert_int_equal(m->map[i], UNMAPPED);
+	p2m_punch(m->p, ppn_of(i), 1);
+}
+
+static void do_give_back(struct model *m, unsigned i)
+{
+	unsigned n = 1 + rnd_below(&m->r, 4), took = 0;
+	bool balloon = rnd_below(&m->r, 2);
+	uint64_t r;
+
+	for (unsigned k = 0; k < n; k++)
+		m->told[(i + k) % PAGES] = false;
+	r = balloon ? p2m_balloon(m->p, ppn_of(i), n)
+		    : p2m_discard(m->p, ppn_of(i), n);
+	for (unsigned k = i; k < i + n && k < (i < LOW ? LOW : PAGES); k++) {
+		if (m->pins[k])
+			continue;
+		took++;
+		memset(m->bytes[k], 0, PAGE_SIZE);
+		m->state[k] = balloon ? P2M_BALLOONED : P2M_ZERO;
+		/* It may have had its state already. */
+		if (m->code[k])
+			m->code[k] = p2m_is_code(m->p, ppn_of(k));
+	}
+	assert_in_range(r, 0, took);
+	m->done[5] += r;
+	if (rnd_below(&m->r, 4) || !balloon)
+		return;
+	p2m_unballoon(m->p, ppn_of(i), n);
+	for (unsigned k = i; k < i + n && k < (i < LOW ? LOW : PAGES); k++)
+		touched(m, k);
+}
+
+static void do_idle(struct model *m, unsigned i)
+{
+	p2m_mark_idle(m->p, ppn_of(i));
+	if (m->state[i] < P2M_BALLOONED) {
+		assert_int_equal(m->map[i], UNMAPPED);
+		assert_true(p2m_is_idle(m->p, ppn_of(i)));
+	}
+}
+
+static void do_pin(struct model *m, unsigned i)
+{
+	bool write = rnd_below(&m->r, 2);
+	uint8_t *page;
+
+	/* Mostly short: a few pages at a time. */
+	for (unsigned k = 0; k < PAGES; k++)
+		if (m->pins[k] && !rnd_below(&m->r, 4)) {
+			p2m_unpin(m->p, ppn_of(k));
+			m->pins[k]--;
+		}
+	if (m->pins[i] > 3)
+		return;
+	page = p2m_pin(m->p, ppn_of(i), write);
+	assert_non_null(page);
+	assert_memory_equal(page, m->bytes[i], PAGE_SIZE);
+	m->pins[i]++;
+	touched(m, i);
+	if (write || m->state[i] == P2M_SHARED)
+		m->state[i] = P2M_PRIVATE;
+	if (write) {
+		m->bytes[i][7]++;
+		page[7]++;
+	}
+}
+
+static void do_quota(struct model *m)
+{
+	p2m_control(m->p)->quota_bytes = rnd_below(&m->r, PAGES) * PAGE_SIZE;
+}
+
 /* After each step. */
 
 static void check(struct model *m, unsigned i)
@@ -270,6 +408,7 @@ static void check(struct model *m, unsigned i)
 	struct p2m_backing b;
 
 	assert_memory_equal(p, m->bytes[i], PAGE_SIZE);
+	touched(m, i);
 	for (unsigned k = 0; k < PAGES; k++) {
 		assert_int_equal(p2m_get_state(m->p, ppn_of(k)), m->state[k]);
 		if (m->state[k] == P2M_SHARED)
@@ -277,6 +416,8 @@ static void check(struct model *m, unsigned i)
 					 m->at[k]);
 		shared += m->state[k] == P2M_SHARED;
 		/* Who may write is noted. */
+		if (m->map[k] == UNMAPPED)
+			continue;
 		p2m_get_backing(m->p, ppn_of(k), 1, &b);
 		if (m->map[k] == WRITABLE)
 			assert_true(b.writable || m->code[k]);
@@ -291,7 +432,7 @@ static void step(struct model *m)
 {
 	unsigned i = rnd_below(&m->r, PAGES);
 
-	switch (rnd_below(&m->r, 16)) {
+	switch (rnd_below(&m->r, 24)) {
 	case 0 ... 2:
 		do_write(m, i);
 		break;
@@ -313,10 +454,25 @@ static void step(struct model *m)
 	case 9 ... 10:
 		do_collect(m);
 		break;
-	default:
+	case 11 ... 15:
 		do_commit(m, i);
+		break;
+	case 16 ... 19:
+		do_compress(m, i);
+		break;
+	case 20:
+		do_give_back(m, i);
+		break;
+	case 21:
+		do_idle(m, i);
+		break;
+	case 22:
+		do_pin(m, i);
+		break;
+	default:
+		do_quota(m);
 	}
-	check(m, i);
+	check(m, rnd_below(&m->r, 4) ? i : rnd_below(&m->r, PAGES));
 }
 
 static void test_model(void **s)
@@ -332,7 +488,15 @@ static void test_model(void **s)
 		check(m, i);
 	printf("# %llu commits tried, %llu done\n",
 	       (unsigned long long)m->done[0], (unsigned long long)m->done[1]);
-	assert_true(m->done[1] > steps / 100);
+	printf("# compressed %llu, found zero %llu, could not %llu, given back "
+	       "%llu, over quota %u\n",
+	       (unsigned long long)m->done[2], (unsigned long long)m->done[3],
+	       (unsigned long long)m->done[4], (unsigned long long)m->done[5],
+	       m->pressed);
+	assert_true(m->done[1] > steps / 400);
+	for (unsigned i = 2; i < 6; i++)
+		assert_true(m->done[i] > steps / 2000);
+	assert_true(m->pressed > steps / 1000);
 	p2m_destroy(m->p);
 	pool_destroy(m->pool);
 	free(m);

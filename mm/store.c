@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where compressed pages live.
+ *
+ * The problem: objects of some 30 to 3072 bytes come and go in any order; their
+ * memory must be little more than their sum, and must go back to the host when
+ * they go. Whoever is killed, no guest may read a wrong byte.
+ *
+ * The answer: a sparse file of memory per VM, used by that VM's monitor alone.
+ * Nobody else need be alive to read a page back, and a monitor that dies takes
+ * with it what only it could use. The file is cut into slabs of 16 KiB; a slab
+ * holds objects of one size class, as many as fit (5 to 128). A class keeps
+ * the list of its slabs that have room. An empty slab is punched out of the
+ * file at once and joins the list of free ones.
+ *
+ * Access is by pread and pwrite, not through a mapping: no page tables for it,
+ * and when the host has no memory that is an error, not a SIGBUS.
+ *
+ * Data: a record a slab (bitmap, class, links) in a sparse mapping; a head of
+ * 12 bytes before each object (its page, its length, a sum of the page). The
+ * books are the monitor's memory, so they cannot be out of step with the file:
+ * both go when the process does.
+ *
+ * Invariants: a slab is on its class's list if it has both objects and room; on
+ * the free list if it has neither owner nor objects and was used before; its
+ * file blocks exist only while it has objects.
+ *
+ * Limits: 2^20 slabs (16 GiB) a VM. Objects of one class that die at random
+ * leave slabs half full; nothing is moved together.
+ *
+ * Locking: none, one thread.
+ */
+#include "mm/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mm/base/log.h"
+
+#define SLAB_SHIFT 14
+#define SLAB_SIZE  (1u << SLAB_SHIFT)
+#define SLOT_BITS  7
+#define SLABS_MAX  (1u << 20)
+
+struct head {
+	uint32_t ppn, sum;
+	uint16_t len, when;
+};
+
+/* Objects a slab, by class; the size follows. */
+static const uint8_t per_slab[] = {128, 64, 42, 32, 24, 20, 16, 14,
+				   12,	10, 9,	8,  7,	6,  5};
+#define CLASSES ARRAY_SIZE(per_slab)
+
+struct slab {
+	uint64_t used[2];
+	uint32_t prev, next; /* number + 1 */
+	uint8_t class, count;
+};
+
+struct store {
+	int fd;
+	uint32_t slabs, touched; /* [touched, slabs) were never used */
+	struct slab *slab;
+	size_t slab_bytes;
+	uint32_t partial[CLASSES], free; /* lists, number + 1 */
+	uint64_t in_use, payload, count;
+};
+
+static unsigned class_size(unsigned c)
+{
+	return SLAB_SIZE / per_slab[c] & ~15u;
+}
+
+static int class_of(unsigned bytes)
+{
+	for (unsigned c = 0; c < CLASSES; c++)
+		if (bytes <= class_size(c))
+			return c;
+	return -1;
+}
+
+int store_create(int fd, uint64_t bytes, struct store **out)
+{
+	struct store *s;
+	struct stat st;
+
+	if (!bytes || fstat(fd, &st) || (uint64_t)st.st_size < bytes)
+		return -EINVAL;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->slabs = bytes >> SLAB_SHIFT < SLABS_MAX ? bytes >> SLAB_SHIFT
+						   : SLABS_MAX;
+	s->slab_bytes = s->slabs * sizeof(*s->slab);
+	s->slab = mmap(NULL, s->slab_bytes + 1, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	s->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (s->slab == MAP_FAILED || s->fd < 0) {
+		if (s->slab == MAP_FAILED)
+			s->slab = NULL;
+		store_destroy(s);
+		return -ENOMEM;
+	}
+	*out = s;
+	return 0;
+}
+
+void store_destroy(struct store *s)
+{
+	if (!s)
+		return;
+	if (s->slab)
+		munmap(s->slab, s->slab_bytes + 1);
+	if (s->fd >= 0)
+		close(s->fd);
+	free(s);
+}
+
+uint64_t store_bytes(const struct store *s)
+{
+	return s->in_use << SLAB_SHIFT;
+}
+uint64_t store_payload(const struct store *s)
+{
+	return s->payload;
+}
+uint64_t store_count(const struct store *s)
+{
+	return s->count;
+}
+
+/* Lists. */
+
+static void push(struct store *s, uint32_t *list, struct slab *b)
+{
+	uint32_t id = b - s->slab + 1;
+
+	b->prev = 0;
+	b->next = *list;
+	if (*list)
+		s->slab[*list - 1].prev = id;
+	*list = id;
+}
+
+static void take_out(struct store *s, uint32_t *list, struct slab *b)
+{
+	if (b->prev)
+		s->slab[b->prev - 1].next = b->next;
+	else
+		*list = b->next;
+	if (b->next)
+		s->slab[b->next - 1].prev = b->prev;
+}
+
+static struct slab *new_slab(struct store *s, unsigned class)
+{
+	struct slab *b;
+
+	if (s->free) {
+		b = &s->slab[s->free - 1];
+		take_out(s, &s->free, b);
+	} else if (s->touched < s->slabs) {
+		b = &s->slab[s->touched++];
+	} else {
+		return NULL;
+	}
+	memset(b, 0, sizeof(*b));
+	b->class = class;
+	s->in_use++;
+	push(s, &s->partial[class], b);
+	return b;
+}
+
+static void give_back(struct store *s, struct slab *b)
+{
+	off_t at = (off_t)(b - s->slab) << SLAB_SHIFT;
+
+	take_out(s, &s->partial[b->class], b);
+	push(s, &s->free, b);
+	s->in_use--;
+	if (fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+		      SLAB_SIZE))
+		log_error("compressed memory cannot be given back: %s",
+			  strerror(errno));
+}
+
+/* Slots. */
+
+static bool slot_used(const struct slab *b, unsigned i)
+{
+	return b->used[i / 64] >> i % 64 & 1;
+}
+
+static unsigned first_free(const struct slab *b)
+{
+	if (~b->used[0])
+		return __builtin_ctzll(~b->used[0]);
+	return 64 + __builtin_ctzll(~b->used[1]);
+}
+
+static off_t slot_at(const struct store *s, uint32_t handle)
+{
+	uint32_t n = handle >> SLOT_BITS, i = handle & ((1 << SLOT_BITS) - 1);
+
+	return ((off_t)n << SLAB_SHIFT) + i * class_size(s->slab[n].class);
+}
+
+static void drop_slot(struct store *s, struct slab *b, unsigned i)
+{
+	if (b->count == per_slab[b->class])
+		push(s, &s->partial[b->class], b);
+	b->used[i / 64] &= ~(1ull << i % 64);
+	if (!--b->count)
+		give_back(s, b);
+}
+
+int store_put(struct store *s, const void *bytes, unsigned len,
+	      const struct store_tag *tag, uint32_t *handle)
+{
+	uint8_t buf[sizeof(struct head) + STORE_MAX_LEN];
+	struct head h = {tag->ppn, tag->sum, len, tag->when};
+	unsigned i, all = sizeof(h) + len;
+	struct slab *b;
+	int class;
+
+	if (len > STORE_MAX_LEN)
+		return -E2BIG;
+	class = class_of(all);
+	b = s->partial[class] ? &s->slab[s->partial[class] - 1]
+			      : new_slab(s, class);
+	if (!b)
+		return -ENOSPC;
+	i = first_free(b);
+	b->used[i / 64] |= 1ull << i % 64;
+	if (++b->count == per_slab[class])
+		take_out(s, &s->partial[class], b);
+	*handle = (uint32_t)(b - s->slab) << SLOT_BITS | i;
+	memcpy(buf, &h, sizeof(h));
+	memcpy(buf + sizeof(h), bytes, len);
+	if (pwrite(s->fd, buf, all, slot_at(s, *handle)) != (ssize_t)all) {
+		drop_slot(s, b, i);
+		return -ENOMEM;
+	}
+	s->payload += len;
+	s->count++;
+	return 0;
+}
+
+static bool live(const struct store *s, uint32_t handle)
+{
+	uint32_t n = handle >> SLOT_BITS, i = handle & ((1 << SLOT_BITS) - 1);
+
+	return n < s->touched && s->slab[n].count &&
+	       i < per_slab[s->slab[n].class] && slot_used(&s->slab[n], i);
+}
+
+static int get_head(const struct store *s, uint32_t handle, struct head *h)
+{
+	if (pread(s->fd, h, sizeof(*h), slot_at(s, handle)) !=
+		    (ssize_t)sizeof(*h) ||
+	    h->len > STORE_MAX_LEN)
+		return -EIO;
+	return 0;
+}
+
+int store_get(struct store *s, uint32_t handle, void *buf,
+	      struct store_tag *tag)
+{
+	uint8_t all[sizeof(struct head) + STORE_MAX_LEN];
+	unsigned size = class_size(s->slab[handle >> SLOT_BITS].class);
+	struct head h;
+	ssize_t n;
+
+	ASSERT(live(s, handle));
+	/* The last object of a class may have been written short. */
+	n = pread(s->fd, all, size < sizeof(all) ? size : sizeof(all),
+		  slot_at(s, handle));
+	if (n < (ssize_t)sizeof(h))
+		return -EIO;
+	memcpy(&h, all, sizeof(h));
+	if (h.len > STORE_MAX_LEN || n < (ssize_t)(sizeof(h) + h.len))
+		return -EIO;
+	memcpy(buf, all + sizeof(h), h.len);
+	*tag = (struct store_tag){h.ppn, h.sum, h.when};
+	return h.len;
+}
+
+void store_free(struct store *s, uint32_t handle)
+{
+	struct head h = {0};
+
+	ASSERT(live(s, handle));
+	(void)get_head(s, handle, &h);
+	s->payload -= h.len;
+	s->count--;
+	drop_slot(s, &s->slab[handle >> SLOT_BITS],
+		  handle & ((1 << SLOT_BITS) - 1));
+}
+
+/* Audit. */
+
+bool store_holds(struct store *s, uint32_t handle, uint32_t ppn)
+{
+	struct head h;
+
+	return live(s, handle) && !get_head(s, handle, &h) && h.ppn == ppn;
+}
+
+struct recount {
+	struct store *s;
+	uint64_t count, payload, in_use;
+	int bad;
+};
+
+static void differ(struct recount *rc, const char *what, uint64_t is,
+		   uint64_t should)
+{
+	if (is == should)
+		return;
+	log_error("audit: store: %s is %lu, recounted %lu", what,
+		  (unsigned long)is, (unsigned long)should);
+	rc->bad++;
+}
+
+static void count_slab(struct recount *rc, uint32_t n)
+{
+	const struct slab *b = &rc->s->slab[n];
+	unsigned used = 0;
+
+	for (unsigned i = 0; i < 128; i++) {
+		struct head h;
+
+		if (!slot_used(b, i))
+			continue;
+		used++;
+		if (i >= per_slab[b->class] ||
+		    get_head(rc->s, n << SLOT_BITS | i, &h))
+			differ(rc, "a slot that is none", i, 0);
+		else
+			rc->payload += h.len;
+	}
+	differ(rc, "objects of a slab", b->count, used);
+	rc->count += used;
+	rc->in_use += used != 0;
+}
+
+/* Each list's slabs: as many as should be on it, linked both ways. */
+static void count_lists(struct recount *rc)
+{
+	struct store *s = rc->s;
+	uint64_t free = 0, partial = 0, room = 0;
+
+	for (uint32_t n = 0; n < s->touched; n++)
+		room += s->slab[n].count &&
+			s->slab[n].count < per_slab[s->slab[n].class];
+	for (uint32_t i = s->free; i && free <= s->touched;
+	     i = s->slab[i - 1].next, free++)
+		if (s->slab[i - 1].count)
+			differ(rc, "objects of a free slab", 1, 0);
+	for (unsigned c = 0; c < CLASSES; c++)
+		for (uint32_t i = s->partial[c]; i && partial <= s->touched;
+		     i = s->slab[i - 1].next, partial++)
+			if (s->slab[i - 1].class != c)
+				differ(rc, "class of a listed slab",
+				       s->slab[i - 1].class, c);
+	differ(rc, "slabs in use and free", rc->in_use + free, s->touched);
+	differ(rc, "slabs with room", partial, room);
+}
+
+/* No memory behind free slabs. */
+static void check_blocks(struct recount *rc)
+{
+	struct store *s = rc->s;
+	off_t a, b = 0;
+
+	while ((a = lseek(s->fd, b, SEEK_DATA)) >= 0) {
+		b = lseek(s->fd, a, SEEK_HOLE);
+		if (b < 0)
+			break;
+		for (off_t n = a >> SLAB_SHIFT; n <= (b - 1) >> SLAB_SHIFT; n++)
+			if (n >= s->touched || !s->slab[n].count)
+				differ(rc, "memory behind a free slab", n, 0);
+	}
+}
+
+int store_audit(struct store *s)
+{
+	struct recount rc = {.s = s};
+
+	for (uint32_t n = 0; n < s->touched; n++)
+		count_slab(&rc, n);
+	differ(&rc, "objects", s->count, rc.count);
+	differ(&rc, "bytes of objects", s->payload, rc.payload);
+	differ(&rc, "slabs in use", s->in_use, rc.in_use);
+	count_lists(&rc);
+	check_blocks(&rc);
+	return rc.bad ? -EUCLEAN : 0;
+}
