@@ -6,7 +6,7 @@
  *
  *   rip -> exec_page (which PPN)     exec.c
  *	 -> ccf lookup		      tc.c
- *	 -> tu_decode, translate      tu.c, translate.c
+ *	 -> tu_decode, translate      tu.c, translate*.c
  *	 -> TC			      tc.c, entry.S
  *	 -> fault -> recover	      fault.c
  *	 -> shadow fill		      vmm/mmu/shadow.c

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ways out of a unit: branches, exits and their stubs, callouts, polls.
+ *
+ * Chaining is within a page only: the target is then in the same physical
+ * page as the source, however the address space came to run it. Every jump
+ * that leaves the page goes through the IBTC, with a constant index when the
+ * target is constant; what is in the IBTC has been walked for.
+ */
+#include "vmm/bt/translate_priv.h"
+#include "vmm/mmu/walk.h"
+
+static bool same_page(const struct tr *t, uint64_t target)
+{
+	/* Units in the last bytes of a page may straddle: never chained. */
+	return !t->tu->straddle && !((target ^ t->tu->rip) >> PAGE_SHIFT) &&
+	       (target & (PAGE_SIZE - 1)) < PAGE_SIZE - 15;
+}
+
+/* rel32 at patch leads to guest address target, by chaining or the IBTC. */
+static void add_exit(struct tr *t, uint8_t *patch, uint64_t target)
+{
+	t->stub[t->n_stub].patch = patch;
+	t->stub[t->n_stub++].target = target;
+}
+
+/* Jump to a constant through the IBTC. Code that runs on past the end of the
+ * canonical half: the #GP is that of the fetch, and there is no branch to take
+ * back (undo_branch). */
+static void gen_jmp_const(struct tr *t, uint64_t target)
+{
+	if (!gva_canonical(target))
+		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND), 0);
+	emit_imm(&t->e, S0, target);
+	emit_jmp_m(&t->e, RT, BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
+}
+
+void gen_stubs(struct tr *t)
+{
+	unsigned n_exit = 0;
+
+	for (unsigned i = 0; i < t->n_stub; i++) {
+		uint64_t target = t->stub[i].target;
+		uint16_t at = t->e.p - t->e.start;
+
+		emit_patch(t->stub[i].patch, t->e.p);
+		if (same_page(t, target)) {
+			struct ccf_exit *x = &t->c->exit[n_exit++];
+
+			x->patch = t->stub[i].patch - t->e.start;
+			x->stub = at;
+			x->target = target - t->tu->rip;
+			emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
+					 t->c->host + at);
+			emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_CHAIN));
+		} else {
+			gen_jmp_const(t, target);
+		}
+	}
+}
+
+/* Jump to the guest address in r11. */
+static void gen_jmp_s0(struct tr *t)
+{
+	/* For a target that is not canonical: who wanted to go there? */
+	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND),
+			 t->c->host + (t->e.p - t->e.start));
+	emit_movzx16(&t->e, S1, S0);
+	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
+}
+
+void gen_goto(struct tr *t, uint64_t target)
+{
+	if (same_page(t, target)) {
+		add_exit(t, emit_jmp(&t->e), target);
+	} else {
+		gen_jmp_const(t, target);
+	}
+}
+
+bool gen_callout(struct tr *t, const struct tu_insn *in)
+{
+	uint32_t at = t->c->host + (t->e.p - t->e.start);
+
+	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO), at);
+	emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_CALLOUT));
+	return false; /* the unit ends here */
+}
+
+void gen_poll(struct tr *t, unsigned goff, int hot)
+{
+	recov_mark(t, goff, RK_NORMAL);
+	emit_load(&t->e, S0, RT, BT_D_HOT(hot));
+	emit_load(&t->e, S0, S0, 0);
+}
+
+void gen_flow(struct tr *t, const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[0];
+	uint64_t next = in->rip + in->i.length;
+	uint64_t target =
+		next +
+		(o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
+	uint8_t *p;
+
+	/* The branch itself faults, before its effect. */
+	if (!gva_canonical(target)) {
+		gen_callout(t, in);
+		return;
+	}
+	switch (in->kind) {
+	case K_JCC:
+		p = emit_jcc(&t->e, in->i.opcode & 15);
+		add_exit(t, p, target);
+		gen_goto(t, next);
+		break;
+	case K_JMP:
+		gen_goto(t, target);
+		break;
+	case K_LOOP:
+		emit_lea(&t->e, R_RCX, R_RCX, -1);
+		/* fall through */
+	case K_JRCXZ:
+		/* jrcxz +5 over a jump */
+		e8(&t->e, 0xe3);
+		e8(&t->e, 5);
+		p = emit_jmp(&t->e);
+		add_exit(t, p, in->kind == K_LOOP ? target : next);
+		gen_goto(t, in->kind == K_LOOP ? next : target);
+		break;
+	case K_CALL:
+		gen_push_const(t, next);
+		gen_goto(t, target);
+		break;
+	case K_CALL_IND:
+		gen_rm64(t, in, o);
+		gen_push_const(t, next);
+		gen_jmp_s0(t);
+		break;
+	case K_JMP_IND:
+		gen_rm64(t, in, o);
+		gen_jmp_s0(t);
+		break;
+	case K_RET:
+		emit_pop(&t->e, S0);
+		if (in->i.operand_count_visible)
+			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
+		gen_jmp_s0(t);
+		break;
+	case K_SYSCALL:
+	case K_SYSRET:
+		/* For the case that the stub gives it to the interpreter. */
+		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
+				 t->c->host + (t->e.p - t->e.start));
+		if (in->kind == K_SYSCALL)
+			emit_imm(&t->e, S0, next);
+		emit_jmp_m(&t->e, RT,
+			   BT_D_HOT(in->kind == K_SYSCALL ? HOT_J_SYSCALL
+							  : HOT_J_SYSRET));
+		break;
+	default:
+		gen_callout(t, in);
+	}
+}
+
+/* Any loop goes through a unit that ends with a backward or an indirect
+ * branch: such units look for kicks. */
+bool needs_poll(const struct tu *tu)
+{
+	const struct tu_insn *in = &tu->insn[tu->n - 1];
+
+	switch (in->kind) {
+	case K_JMP_IND:
+	case K_CALL_IND:
+	case K_RET:
+	case K_SYSCALL:
+	case K_SYSRET:
+		return true;
+	case K_JCC:
+	case K_JMP:
+	case K_CALL:
+	case K_JRCXZ:
+	case K_LOOP:
+		return in->op[0].imm.value.s < 0;
+	default:
+		return false;
+	}
+}
+
+/*
+ * The checked entry: r11 must be this unit's rip. It must not write the flags
+ * even where this unit does not need them: a jump that is not meant for it
+ * (two targets share an IBTC entry) goes on to another, which may.
+ */
+void gen_check(struct tr *t)
+{
+	uint64_t rip = t->tu->rip;
+	uint8_t *p, *patch;
+
+	emit_store(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
+	if (fits32(-rip)) {
+		emit_lea(&t->e, R_RCX, S0, -rip);
+	} else {
+		emit_imm(&t->e, R_RCX, -rip);
+		emit_lea_x(&t->e, R_RCX, R_RCX, S0, 0, 0);
+	}
+	e8(&t->e, 0xe3); /* jrcxz over the miss */
+	e8(&t->e, 0);
+	p = t->e.p;
+	emit_load(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
+	/* To the next unit that shares the entry, or out. */
+	patch = emit_jmp(&t->e);
+	t->c->miss = patch - t->e.start;
+	emit_patch(patch, t->bt->rw + TC_MISS_STUB);
+	p[-1] = t->e.p - p;
+	emit_load(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
+}

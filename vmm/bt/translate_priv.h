@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_BT_TRANSLATE_PRIV_H
+#define SARDINE_VMM_BT_TRANSLATE_PRIV_H
+/*
+ * What the files of the translator share. All gen_ functions emit host code
+ * for one guest instruction, or a part of one, at t->e; see translate.c for
+ * the conventions. bool ones: true, go on with the next instruction; false,
+ * the unit ends here.
+ */
+#include "vmm/bt/bt_priv.h"
+#include "vmm/x86/emit.h"
+
+#define RT  15
+/* With a displacement as large as this, the base is likely to be the index
+ * and the displacement the address. */
+#define FAR 0x100000
+#define S0  11
+#define S1  10
+
+struct tr {
+	struct bt *bt;
+	const struct tu *tu;
+	struct emit e;
+	struct ccf *c;
+	uint32_t id;
+	int delta_base; /* guest register whose window's delta is in r10, or -1 */
+	unsigned n_stub;
+	struct {
+		uint8_t *patch; /* rel32 that leads here */
+		uint64_t target;
+	} stub[4];
+};
+
+/* Host form of a memory operand. */
+struct mref {
+	int base, index; /* -1: none (absolute) */
+	unsigned ss;
+	int32_t disp;
+	uint8_t seg; /* prefix to keep, or 0 */
+};
+
+/*
+ * Write an instruction again with other registers: reg, rm (register form),
+ * vvvv and opcode register when >= 0, the memory operand m when not NULL.
+ */
+struct rewrite {
+	int reg, rm, vvvv, opreg;
+	const struct mref *m;
+};
+
+/* translate_mem.c */
+bool is_special(int g);	     /* not in the host register of its number */
+int reg_id(ZydisRegister r); /* of a general register, or -1 */
+bool is_high_byte(ZydisRegister r);
+/* From here on, a fault is at the guest instruction at offset guest. */
+void recov_mark(struct tr *t, unsigned guest, enum recov_kind kind);
+void load_guest(struct tr *t, unsigned dst, int g);
+int32_t table_disp(uint64_t gva);
+void gen_ea(struct tr *t, const ZydisDecodedOperand *o);
+void gen_delta(struct tr *t, unsigned a);
+void gen_mem(struct tr *t, const struct tu_insn *in,
+	     const ZydisDecodedOperand *o, struct mref *m);
+bool mref_uses(const struct mref *m, int r);
+void put_rewritten(struct tr *t, const struct tu_insn *in,
+		   const struct rewrite *w);
+void gen_rm64(struct tr *t, const struct tu_insn *in,
+	      const ZydisDecodedOperand *o);
+
+/* translate_flags.c */
+bool flags_dead_at(const struct tr *t, unsigned k);
+bool flags_dead_after(const struct tr *t, unsigned k);
+
+/* translate_plain.c */
+bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k);
+
+/* translate_rsp.c */
+void set_rsp(struct tr *t, unsigned v);
+void store_guest(struct tr *t, int g, unsigned src);
+void commit_rsp(struct tr *t, const struct tu_insn *in, unsigned v);
+bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k);
+void gen_push_const(struct tr *t, uint64_t v);
+void gen_push(struct tr *t, const struct tu_insn *in);
+bool gen_pop(struct tr *t, const struct tu_insn *in);
+void gen_leave(struct tr *t);
+
+/* translate_string.c */
+void gen_string(struct tr *t, const struct tu_insn *in);
+
+/* translate_sys.c */
+void gen_pushf(struct tr *t);
+void gen_swapgs(struct tr *t);
+/* A register from a field of the vCPU: len 2 (zero-extended) or 8 bytes. */
+void gen_from_vcpu(struct tr *t, int g, unsigned len, size_t field);
+void gen_from_sreg(struct tr *t, const struct tu_insn *in);
+bool gen_from_cr(struct tr *t, const struct tu_insn *in);
+void gen_rdtsc(struct tr *t, bool with_aux);
+
+/* translate_flow.c */
+void gen_goto(struct tr *t, uint64_t target);
+bool gen_callout(struct tr *t, const struct tu_insn *in);
+void gen_poll(struct tr *t, unsigned goff, int hot);
+void gen_flow(struct tr *t, const struct tu_insn *in);
+void gen_stubs(struct tr *t);
+bool needs_poll(const struct tu *tu);
+void gen_check(struct tr *t);
+#endif
