@@ -30,6 +30,11 @@ struct iothread;
 struct board;
 struct board_pci;
 
+/* What tc_bytes may be. */
+#define VM_TC_MIN     (128ull << 10)
+#define VM_TC_DEFAULT (32ull << 20)
+#define VM_TC_MAX     (1ull << 30)
+
 struct vm_config {
 	const char *name;
 	uint64_t mem_bytes;
@@ -54,11 +59,11 @@ struct vm_config {
 	 * so that VMs of equal seed choose the same KASLR layout and their
 	 * kernels' text stays equal (cpu/layout.h). */
 	uint64_t layout_seed;
-	int memfd;     /* from the manager, or -1 */
-	int pool_fd;   /* or -1 */
-	void *control; /* shared control area, or NULL */
+	int memfd;	   /* from the manager, or -1 */
+	int pool_fd;	   /* or -1 */
+	void *control;	   /* shared control area, or NULL */
+	uint64_t tc_bytes; /* bt's translation cache; 0: VM_TC_DEFAULT */
 	/* bt's test knobs (0 = default) */
-	uint64_t tc_bytes;
 	unsigned tu_max; /* guest instructions per TU */
 	bool no_chain;
 	bool lockstep;

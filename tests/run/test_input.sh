@@ -76,6 +76,8 @@ else
 	skip "truncated bzImage" "no guest kernel in $GUEST"
 fi
 
+bad 2 "--tc-size 64 KiB" "128 KiB to 1 GiB" run --kernel "$K" --tc-size 64K
+bad 2 "--tc-size 2 GiB" "128 KiB to 1 GiB" pack -n 1 --kernel "$K" --tc-size 2G
 bad 2 "nothing to pack" "-n N" pack --kernel "$K"
 bad 2 "missing or 0" "1 to 1024" pack --kernel "$K" -n 0
 bad 2 "-n 5000" "1 to 1024" pack --kernel "$K" -n 5000

@@ -5,7 +5,7 @@
  * The translator's own data. The line of one guest instruction:
  *
  *   rip -> exec_page (which PPN)     exec.c
- *	 -> ccf lookup		      tc.c
+ *	 -> ccf lookup		      ccf.c
  *	 -> tu_decode, translate      tu.c, translate*.c
  *	 -> TC			      tc.c, entry.S
  *	 -> fault -> recover	      fault.c
@@ -48,7 +48,9 @@ struct recov {
 };
 
 #define CCF_STRADDLE 1u /* its one instruction crosses into ppn2 */
-#define CCF_DEAD     2u /* unlinked by SMC; memory is reused at a TC flush */
+#define CCF_DEAD     2u /* unlinked; memory is reused with its region */
+#define CCF_OFF	     4u /* not in the list of ppn any more */
+#define CCF_OFF2     8u /* not in the list of ppn2 any more */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
@@ -93,6 +95,14 @@ struct ccf {
 	X(S, polls, "polls that stopped the guest")                            \
 	X(S, smc_pages, "pages whose translations were dropped")               \
 	X(S, smc_writes, "guest writes to pages with translations")            \
+	X(S, units_live, "units in the translation cache now")                 \
+	X(S, exits, "their exits that can be chained")                         \
+	X(S, exits_chained, "of these, chained now")                           \
+	X(S, tc_bytes, "bound of the translation cache, bytes")                \
+	X(S, tc_used, "bytes of it in use")                                    \
+	X(S, tc_peak, "the most that was ever in use")                         \
+	X(S, tc_evictions, "regions of it evicted to make room")               \
+	X(S, tc_evicted, "units that went with them")                          \
 	X(S, tc_flushes, "flushes of the whole translation cache")             \
 	X(S, interp_insns, "instructions left to the interpreter")             \
 	X(S, lockstep_tus, "units compared with the interpreter")
@@ -104,6 +114,15 @@ struct bt_stats {
 /* The TC begins with a jump out for checks that fail. */
 #define TC_MISS_STUB 0
 #define TC_START     16
+
+#define TC_REGIONS   8
+struct tc_region {
+	uint32_t used; /* bytes */
+	uint32_t n_ccf, n_recov;
+};
+/* At most, of one CCF. */
+#define CCF_MAX_BYTES 2560
+#define CCF_MAX_RECOV (4 * TU_MAX + 8)
 
 struct lockstep;
 struct itlb_entry {
@@ -123,12 +142,15 @@ struct bt {
 
 	int tc_fd;
 	uint8_t *rx, *rw; /* two mappings of the TC */
-	uint64_t tc_size, tc_used;
+	uint64_t tc_size;
+	struct tc_region region[TC_REGIONS];
+	unsigned tc_cur; /* the one being filled */
+	uint32_t region_bytes, region_ccf, region_recov;
 	struct ccf *ccf;
-	uint32_t n_ccf, max_ccf;
 	struct recov *recov;
-	uint32_t n_recov, max_recov;
+	uint32_t max_ccf, max_recov;
 	uint32_t *hash;
+	unsigned hash_bits;
 	uint32_t *page_head; /* by PPN */
 	uint64_t max_ppn;
 
@@ -223,26 +245,53 @@ void tu_init(void);
 int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu);
 bool tu_ends(const struct tu_insn *in);
 
-/* translate.c: 0 = out of TC memory (flush and try again). */
+/* translate.c: never fails, but may evict other CCFs (tc_begin). */
 uint32_t bt_translate(struct bt *bt, const struct tu *tu);
 
-/* tc.c */
+/* tc.c: memory. bytes: VM_TC_MIN to VM_TC_MAX, else -EINVAL. */
 int tc_init(struct bt *bt, uint64_t bytes);
 void tc_fini(struct bt *bt);
+/* A new CCF, zeroed but for host and recov, with room for CCF_MAX_BYTES at
+ * rw + host and CCF_MAX_RECOV recovery entries. May evict a region: only the
+ * engine's loop may come here, never while translated code is interrupted. */
+uint32_t tc_begin(struct bt *bt);
+/* It is made (host_len, n_recov): keep it. */
+void tc_commit(struct bt *bt, uint32_t id);
+/* Drop everything. */
 void tc_flush(struct bt *bt);
 /* After tc_flush: give the memory behind it back to the host. */
 void tc_trim(struct bt *bt);
+/* CCF that holds host TC offset, 0: none. */
+uint32_t tc_find(struct bt *bt, uint32_t host);
+const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);
+
+/* ccf.c: books. */
+int ccf_hash_init(struct bt *bt);
+void ccf_hash_fini(struct bt *bt);
+void ccf_hash_reset(struct bt *bt);
+void ccf_hash_trim(struct bt *bt);
+/* tc.c's: enter a new one; take one of a region that is being evicted out
+ * of everything; empty the lists of its pages (when all CCFs go). */
+void ccf_insert(struct bt *bt, uint32_t id);
+void ccf_evict(struct bt *bt, uint32_t id);
+void ccf_forget_pages(struct bt *bt, uint32_t id);
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
-void tc_insert(struct bt *bt, uint32_t id);
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
 /* Drop every CCF of a page / those that overlap [off, off+len) of it. Answers
  * how many. */
 unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len);
-/* CCF that holds host TC offset, 0: none. */
-uint32_t tc_find(struct bt *bt, uint32_t host);
-const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);
+
+/* ibtc.c */
+int ibtc_init(struct bt *bt);
+void ibtc_fini(struct bt *bt);
+void ibtc_trim(struct bt *bt);
 void ibtc_fill(struct bt *bt, uint32_t id);
+/* Take one CCF out of it. */
+void ibtc_clear(struct bt *bt, uint32_t id);
 void ibtc_flush(struct bt *bt, unsigned view);
+
+/* tc_audit.c: recount everything (tests). 0 or -EUCLEAN, and says what. */
+int tc_audit(struct bt *bt);
 
 /* exec.c: which page does code come from. */
 static inline uint64_t exec_epoch(struct bt *bt, uint64_t rip)

@@ -39,8 +39,6 @@
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
 
-#define TC_DEFAULT (32ull << 20)
-
 static const struct stat_desc bt_stat_desc[] = {
 #define DESC(S, n, h) {#n, h, offsetof(struct bt_stats, n)},
 	BT_STATS(DESC, )
@@ -292,7 +290,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	bt->kern_epoch = 1;
 	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,
 			 ZYDIS_STACK_WIDTH_64);
-	err = tc_init(bt, vm->cfg.tc_bytes ? vm->cfg.tc_bytes : TC_DEFAULT);
+	err = tc_init(bt, vm->cfg.tc_bytes ? vm->cfg.tc_bytes : VM_TC_DEFAULT);
 	for (int k = 0; k < 2 && !err; k++)
 		err = view_init(bt, k, vm->vcpu_memfd);
 	if (err)
@@ -356,12 +354,6 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 	if (tu_decode(bt, rip, ppn, &tu))
 		return 0;
 	id = bt_translate(bt, &tu);
-	if (!id) {
-		tc_flush(bt);
-		bt->pend_from = 0;
-		id = bt_translate(bt, &tu);
-		BUG_ON(!id);
-	}
 	mark_code(bt, tu.ppn);
 	if (tu.straddle)
 		mark_code(bt, tu.ppn2);
@@ -591,7 +583,6 @@ static void bt_trim(struct vm *vm)
 	struct bt *bt = (struct bt *)vm->vcpu->bt;
 
 	tc_flush(bt);
-	bt->pend_from = 0;
 	tc_trim(bt);
 	shadow_drop_all(bt->sh);
 	interp_trim(vm->vcpu);

@@ -1,21 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The translation cache: memory for code, and the books about it.
+ * The translation cache: memory for code, given out and taken back.
  *
  * The TC is one memfd mapped twice: executable and not writable for running,
- * writable and not executable for the translator (W^X). CCFs are given out in
- * ascending order, so the one that holds a host PC is found by bisection. They
- * are found by (rip, PPN, mode) through a hash, and by PPN for invalidation.
- * When it is full everything is dropped (tc_flush): simple, and rare with a TC
- * of the size of the guest's working set.
+ * writable and not executable for the translator (W^X). Its size is a bound
+ * (--tc-size), and a guest may run more code than fits.
  *
- * CCF 0 does not exist; id 0 means none.
+ * Regions. The TC is cut into TC_REGIONS regions of equal size, and so are the
+ * CCF ids and the recovery table: everything that belongs to a CCF of region r
+ * lies in part r of its array. Regions are filled one after the other. When the
+ * one being filled is full, the next in turn, which is the oldest, is evicted
+ * as a whole and filled anew. A working set that is smaller than the TC less
+ * one region so stays for the most part, and what was evicted by mistake costs
+ * its own translation, not that of everything. (Dropping single CCFs would
+ * need lists of free pieces, and knowledge of which CCFs are hot: chained code
+ * leaves no trace of being run.)
  *
- * The IBTC holds, for the low 16 bits of a target, the checked entry of a CCF;
- * others with the same low bits hang behind it, each check that fails leading
- * to the next. (A kernel has some thousand hot targets: without that, a fork
- * in the guest missed 150 times.) What it holds is right for the running address space: it is filled
- * after a walk, and emptied when translations change (exec.c).
+ * Eviction of a region undoes, for each CCF that is not dead already, what
+ * others know of it: the hash, incoming chains (the exits of CCFs elsewhere go
+ * back to their stubs), the IBTC, the list of its page; and its own outgoing
+ * chains. The cost is that of its CCFs and, once a page, of the other CCFs in
+ * that page's list. Pages without any CCF left are no code any more for the
+ * p2m, so that writes to them are free.
+ *
+ * When. Only in tc_begin, for a new translation: the vCPU thread is in the
+ * engine's loop then, no translated code is running or interrupted, and all of
+ * the guest's state has been recovered. What points into the TC at that time
+ * from outside of these books is listed in forget_outside. The callers hold no
+ * ids across a translation but bt->pend_from, which is one of those.
+ *
+ * Invariants: CCFs of a region are in ascending order of TC offset and of id,
+ * so the one that holds a host PC is found by bisection. An id is in the hash
+ * if and only if it is below its region's n_ccf and not dead. A dead CCF has
+ * no chains in or out and is not in the IBTC. CCF 0 does not exist; id 0 means
+ * none.
+ *
+ * One thread. A killed process leaves nothing.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,11 +46,8 @@
 
 #include "mm/base/log.h"
 #include "vmm/bt/bt_priv.h"
+#include "vmm/vm.h"
 #include "vmm/x86/emit.h"
-
-#define HASH_BITS 17
-#define IBTC_LOG  16384
-#define IBTC_WAYS 4 /* CCFs that share an entry, tried in turn */
 
 static void *reserve(size_t bytes)
 {
@@ -45,12 +62,34 @@ static void put_miss_stub(struct bt *bt)
 	struct emit e = {bt->rw, bt->rw, bt->rw + TC_START, false};
 
 	emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_IBTC));
-	bt->tc_used = TC_START;
+}
+
+/* Region r has nothing in it. */
+static void region_reset(struct bt *bt, unsigned r)
+{
+	/* Of region 0, the miss stub and CCF 0 are taken. */
+	bt->region[r] = (struct tc_region){r ? 0 : TC_START, r ? 0 : 1, 0};
+}
+
+static void reset_all(struct bt *bt)
+{
+	for (unsigned r = 0; r < TC_REGIONS; r++)
+		region_reset(bt, r);
+	bt->tc_cur = 0;
+	bt->stats.tc_used = TC_START;
+	bt->stats.units_live = 0;
 }
 
 int tc_init(struct bt *bt, uint64_t bytes)
 {
-	bt->tc_size = bytes;
+	bt->region_bytes = bytes / TC_REGIONS & PAGE_MASK;
+	bt->region_ccf = bt->region_bytes / 64;
+	bt->region_recov = bt->region_bytes / 8;
+	bt->tc_size = bytes = (uint64_t)bt->region_bytes * TC_REGIONS;
+	bt->max_ccf = bt->region_ccf * TC_REGIONS;
+	bt->max_recov = bt->region_recov * TC_REGIONS;
+	if (bytes < VM_TC_MIN || bytes > VM_TC_MAX)
+		return -EINVAL;
 	bt->tc_fd = memfd_create("sardine-tc", MFD_CLOEXEC);
 	if (bt->tc_fd < 0 || ftruncate(bt->tc_fd, bytes))
 		return -errno;
@@ -58,26 +97,18 @@ int tc_init(struct bt *bt, uint64_t bytes)
 		      0);
 	bt->rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
 		      bt->tc_fd, 0);
-	bt->max_ccf = bytes / 64;
-	bt->max_recov = bytes / 8;
 	bt->max_ppn = p2m_max_ppn(bt->p2m);
 	bt->ccf = reserve(bt->max_ccf * sizeof(*bt->ccf));
 	bt->recov = reserve(bt->max_recov * sizeof(*bt->recov));
-	bt->hash = reserve(sizeof(*bt->hash) << HASH_BITS);
 	bt->page_head = reserve(bt->max_ppn * sizeof(*bt->page_head));
 	bt->smc_count = reserve(bt->max_ppn * sizeof(*bt->smc_count));
-	for (int v = 0; v < 2; v++) {
-		bt->ibtc_log[v] = reserve(IBTC_LOG * sizeof(uint16_t));
-		bt->ibtc_head[v] = reserve(BT_IBTC_ENTRIES * sizeof(uint32_t));
-		if (!bt->ibtc_head[v])
-			return -ENOMEM;
-	}
 	if (bt->rx == MAP_FAILED || bt->rw == MAP_FAILED || !bt->ccf ||
-	    !bt->recov || !bt->hash || !bt->page_head || !bt->smc_count ||
-	    !bt->ibtc_log[0] || !bt->ibtc_log[1])
+	    !bt->recov || !bt->page_head || !bt->smc_count ||
+	    ccf_hash_init(bt) || ibtc_init(bt))
 		return -ENOMEM;
-	bt->n_ccf = 1;
 	put_miss_stub(bt);
+	reset_all(bt);
+	bt->stats.tc_bytes = bytes;
 	return 0;
 }
 
@@ -87,241 +118,94 @@ void tc_fini(struct bt *bt)
 	munmap(bt->rw, bt->tc_size);
 	munmap(bt->ccf, bt->max_ccf * sizeof(*bt->ccf));
 	munmap(bt->recov, bt->max_recov * sizeof(*bt->recov));
-	munmap(bt->hash, sizeof(*bt->hash) << HASH_BITS);
 	munmap(bt->page_head, bt->max_ppn * sizeof(*bt->page_head));
 	munmap(bt->smc_count, bt->max_ppn * sizeof(*bt->smc_count));
-	for (int v = 0; v < 2; v++) {
-		munmap(bt->ibtc_log[v], IBTC_LOG * sizeof(uint16_t));
-		munmap(bt->ibtc_head[v], BT_IBTC_ENTRIES * sizeof(uint32_t));
-	}
+	ccf_hash_fini(bt);
+	ibtc_fini(bt);
 	close(bt->tc_fd);
 }
 
-static unsigned hash_of(uint64_t rip, uint32_t ppn, uint8_t mode)
+/* TC addresses that are kept outside of the CCFs' own books. Whoever keeps
+ * another has to drop it here. */
+static void forget_outside(struct bt *bt)
 {
-	uint64_t h =
-		(rip ^ ((uint64_t)ppn << 20) ^ mode) * 0x9e3779b97f4a7c15ull;
-
-	return h >> (64 - HASH_BITS);
+	bt->pend_from = 0;
+	bt->v->bt_hot[HOT_LAST_IND] = 0;
 }
 
-uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode)
+static void evict(struct bt *bt, unsigned r)
 {
-	uint32_t id, ppn2;
+	struct tc_region *g = &bt->region[r];
+	uint32_t first = r * bt->region_ccf, end = first + g->n_ccf;
 
-	for (id = bt->hash[hash_of(rip, ppn, mode)]; id;
-	     id = bt->ccf[id].next_hash) {
-		const struct ccf *c = &bt->ccf[id];
+	forget_outside(bt);
+	for (uint32_t id = first ? first : 1; id < end; id++)
+		ccf_evict(bt, id);
+	bt->stats.tc_evictions++;
+	bt->stats.tc_used -= g->used;
+	region_reset(bt, r);
+	bt->stats.tc_used += bt->region[r].used;
+}
 
-		if (c->rip != rip || c->ppn != ppn || c->mode != mode)
-			continue;
-		if (!(c->flags & CCF_STRADDLE))
-			return id;
-		if (exec_cached(bt, (rip | (PAGE_SIZE - 1)) + 1, &ppn2) &&
-		    ppn2 == c->ppn2)
-			return id;
+static bool has_room(const struct bt *bt)
+{
+	const struct tc_region *g = &bt->region[bt->tc_cur];
+
+	return g->n_ccf < bt->region_ccf &&
+	       g->used + CCF_MAX_BYTES <= bt->region_bytes &&
+	       g->n_recov + CCF_MAX_RECOV <= bt->region_recov;
+}
+
+uint32_t tc_begin(struct bt *bt)
+{
+	struct tc_region *g;
+	struct ccf *c;
+	uint32_t id;
+
+	if (!has_room(bt)) {
+		bt->tc_cur = (bt->tc_cur + 1) % TC_REGIONS;
+		if (bt->region[bt->tc_cur].n_recov)
+			evict(bt, bt->tc_cur);
 	}
-	return 0;
+	g = &bt->region[bt->tc_cur];
+	id = bt->tc_cur * bt->region_ccf + g->n_ccf;
+	c = &bt->ccf[id];
+	memset(c, 0, sizeof(*c));
+	c->host = bt->tc_cur * bt->region_bytes + g->used;
+	c->recov = bt->tc_cur * bt->region_recov + g->n_recov;
+	return id;
 }
 
-void tc_insert(struct bt *bt, uint32_t id)
+void tc_commit(struct bt *bt, uint32_t id)
 {
+	struct tc_region *g = &bt->region[bt->tc_cur];
 	struct ccf *c = &bt->ccf[id];
-	uint32_t *h = &bt->hash[hash_of(c->rip, c->ppn, c->mode)];
+	uint32_t bytes = (c->host_len + 15) & ~15u;
+	struct bt_stats *st = &bt->stats;
 
-	c->next_hash = *h;
-	*h = id;
-	c->next_page = bt->page_head[c->ppn];
-	bt->page_head[c->ppn] = id;
-	if (c->flags & CCF_STRADDLE) {
-		c->next_page2 = bt->page_head[c->ppn2];
-		bt->page_head[c->ppn2] = id;
-	}
-}
-
-/* The link of a CCF in the list of page ppn. */
-static uint32_t *page_next(struct bt *bt, uint32_t id, uint32_t ppn)
-{
-	struct ccf *c = &bt->ccf[id];
-
-	/* ppn == ppn2 of a straddler: it is in the list twice; the first
-	 * occurrence met is the ppn2 link, which was pushed last. */
-	if ((c->flags & CCF_STRADDLE) && c->ppn2 == ppn && c->ppn != ppn)
-		return &c->next_page2;
-	return &c->next_page;
-}
-
-static void patch_rel32(struct bt *bt, uint32_t at, uint32_t to)
-{
-	int32_t d = (int32_t)(to - (at + 4));
-
-	memcpy(bt->rw + at, &d, 4);
-}
-
-void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
-{
-	struct ccf *f = &bt->ccf[from], *c = &bt->ccf[to];
-	struct ccf_exit *x = &f->exit[exit];
-
-	if (x->to || (f->flags & CCF_DEAD))
-		return;
-	patch_rel32(bt, f->host + x->patch, c->host + c->direct);
-	x->to = to;
-	x->next_in = c->incoming;
-	c->incoming = from * 2 + exit;
-	bt->stats.chained++;
-}
-
-static void unchain_incoming(struct bt *bt, struct ccf *c)
-{
-	uint32_t in = c->incoming;
-
-	while (in) {
-		struct ccf *f = &bt->ccf[in / 2];
-		struct ccf_exit *x = &f->exit[in & 1];
-
-		patch_rel32(bt, f->host + x->patch, f->host + x->stub);
-		x->to = 0;
-		in = x->next_in;
-		x->next_in = 0;
-	}
-	c->incoming = 0;
-}
-
-/* Take exit e of CCF id out of its target's list of incoming exits. */
-static void unlink_exit(struct bt *bt, uint32_t id, unsigned e)
-{
-	struct ccf_exit *x = &bt->ccf[id].exit[e];
-	uint32_t *p;
-
-	if (!x->to)
-		return;
-	for (p = &bt->ccf[x->to].incoming; *p != id * 2 + e;
-	     p = &bt->ccf[*p / 2].exit[*p & 1].next_in)
-		;
-	*p = x->next_in;
-	x->to = 0;
-}
-
-/* ---- the IBTC ---- */
-
-static void ibtc_set_head(struct bt *bt, unsigned v, unsigned slot, uint32_t id)
-{
-	bt->ibtc_head[v][slot] = id;
-	bt->ibtc[v][slot] = id ? bt->rx + bt->ccf[id].host : bt->ibtc_miss;
-}
-
-/* Where the check of a CCF leads when it fails. */
-static void ibtc_set_next(struct bt *bt, uint32_t id, uint32_t next)
-{
-	struct ccf *c = &bt->ccf[id];
-
-	c->ibtc_next = next;
-	patch_rel32(bt, c->host + c->miss,
-		    next ? bt->ccf[next].host : TC_MISS_STUB);
-}
-
-static void ibtc_clear(struct bt *bt, uint32_t id)
-{
-	struct ccf *c = &bt->ccf[id];
-	unsigned v = c->mode & MODE_USER ? 1 : 0;
-	unsigned slot = c->rip & (BT_IBTC_ENTRIES - 1);
-	uint32_t p = bt->ibtc_head[v][slot];
-
-	if (!c->in_ibtc)
-		return;
-	if (p == id) {
-		ibtc_set_head(bt, v, slot, c->ibtc_next);
-	} else {
-		while (bt->ccf[p].ibtc_next != id)
-			p = bt->ccf[p].ibtc_next;
-		ibtc_set_next(bt, p, c->ibtc_next);
-	}
-	ibtc_set_next(bt, id, 0);
-	c->in_ibtc = false;
-}
-
-static void ibtc_clear_slot(struct bt *bt, unsigned v, unsigned slot)
-{
-	uint32_t id = bt->ibtc_head[v][slot];
-
-	while (id) {
-		uint32_t next = bt->ccf[id].ibtc_next;
-
-		ibtc_set_next(bt, id, 0);
-		bt->ccf[id].in_ibtc = false;
-		id = next;
-	}
-	ibtc_set_head(bt, v, slot, 0);
-}
-
-static void ccf_kill(struct bt *bt, uint32_t id)
-{
-	struct ccf *c = &bt->ccf[id];
-	uint32_t *p = &bt->hash[hash_of(c->rip, c->ppn, c->mode)];
-
-	while (*p != id)
-		p = &bt->ccf[*p].next_hash;
-	*p = c->next_hash;
-	unchain_incoming(bt, c);
-	unlink_exit(bt, id, 0);
-	unlink_exit(bt, id, 1);
-	ibtc_clear(bt, id);
-	c->flags |= CCF_DEAD;
-}
-
-/* Offsets of page ppn that CCF c was made from. */
-static bool ccf_overlaps(const struct ccf *c, uint32_t ppn, unsigned off,
-			 unsigned len)
-{
-	unsigned start = c->rip & (PAGE_SIZE - 1), end = start + c->guest_len;
-
-	if (c->ppn == ppn && off < end && start < off + len)
-		return true;
-	return (c->flags & CCF_STRADDLE) && c->ppn2 == ppn &&
-	       off < end - PAGE_SIZE;
-}
-
-unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len)
-{
-	uint32_t *p = &bt->page_head[ppn];
-	unsigned n = 0;
-
-	while (*p) {
-		uint32_t id = *p;
-		struct ccf *c = &bt->ccf[id];
-
-		if (c->flags & CCF_DEAD) {
-			*p = *page_next(bt, id, ppn);
-		} else if (ccf_overlaps(c, ppn, off, len)) {
-			ccf_kill(bt, id);
-			*p = *page_next(bt, id, ppn);
-			n++;
-		} else {
-			p = page_next(bt, id, ppn);
-		}
-	}
-	return n;
+	g->n_ccf++;
+	g->n_recov += c->n_recov;
+	g->used += bytes;
+	st->tc_used += bytes;
+	if (st->tc_used > st->tc_peak)
+		st->tc_peak = st->tc_used;
+	ccf_insert(bt, id);
 }
 
 void tc_flush(struct bt *bt)
 {
-	for (uint32_t id = 1; id < bt->n_ccf; id++) {
-		const struct ccf *c = &bt->ccf[id];
+	forget_outside(bt);
+	for (unsigned r = 0; r < TC_REGIONS; r++) {
+		uint32_t first = r * bt->region_ccf;
 
-		bt->page_head[c->ppn] = 0;
-		p2m_set_code(bt->p2m, (ppn_t){c->ppn}, false);
-		if (c->flags & CCF_STRADDLE) {
-			bt->page_head[c->ppn2] = 0;
-			p2m_set_code(bt->p2m, (ppn_t){c->ppn2}, false);
-		}
+		for (uint32_t k = r ? 0 : 1; k < bt->region[r].n_ccf; k++)
+			ccf_forget_pages(bt, first + k);
 	}
-	memset(bt->hash, 0, sizeof(*bt->hash) << HASH_BITS);
 	ibtc_flush(bt, 0);
 	ibtc_flush(bt, 1);
-	bt->n_ccf = 1;
-	bt->n_recov = 0;
-	bt->tc_used = TC_START;
+	ccf_hash_reset(bt);
+	bt->stats.exits = bt->stats.exits_chained = 0;
+	reset_all(bt);
 	bt->stats.tc_flushes++;
 }
 
@@ -332,17 +216,22 @@ void tc_trim(struct bt *bt)
 			 0, (off_t)bt->tc_size);
 	madvise(bt->ccf, bt->max_ccf * sizeof(*bt->ccf), MADV_DONTNEED);
 	madvise(bt->recov, bt->max_recov * sizeof(*bt->recov), MADV_DONTNEED);
-	madvise(bt->hash, sizeof(*bt->hash) << HASH_BITS, MADV_DONTNEED);
-	for (int v = 0; v < 2; v++)
-		madvise(bt->ibtc_head[v], BT_IBTC_ENTRIES * sizeof(uint32_t),
-			MADV_DONTNEED);
+	ccf_hash_trim(bt);
+	ibtc_trim(bt);
 	put_miss_stub(bt);
 }
 
 uint32_t tc_find(struct bt *bt, uint32_t host)
 {
-	uint32_t lo = 1, hi = bt->n_ccf;
+	uint32_t r = host / bt->region_bytes, first = r * bt->region_ccf;
+	uint32_t lo = first, hi;
 
+	if (r >= TC_REGIONS)
+		return 0;
+	hi = first + bt->region[r].n_ccf;
+	if (!lo)
+		lo = 1;
+	/* The first CCF that begins after host. */
 	while (lo < hi) {
 		uint32_t mid = lo + (hi - lo) / 2;
 
@@ -351,7 +240,7 @@ uint32_t tc_find(struct bt *bt, uint32_t host)
 		else
 			hi = mid;
 	}
-	if (lo == 1)
+	if (lo <= (first ? first : 1))
 		return 0;
 	lo--;
 	return host < bt->ccf[lo].host + bt->ccf[lo].host_len ? lo : 0;
@@ -368,62 +257,4 @@ const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host)
 		r = &bt->recov[c->recov + i];
 	}
 	return r;
-}
-
-/* The user view's IBTC is about to depend on this page. */
-static void uexec_add(struct bt *bt, uint64_t vpage, uint32_t ppn)
-{
-	bool other = false; /* the same page, elsewhere before */
-
-	for (unsigned i = bt->n_uexec; i-- > 0;)
-		if (bt->uexec[i].vpage == vpage) {
-			if (bt->uexec[i].ppn == ppn)
-				return;
-			other = true;
-		}
-	if (bt->n_uexec == UEXEC_MAX || other) {
-		ibtc_flush(bt, 1);
-		bt->n_uexec = 0;
-	}
-	bt->uexec[bt->n_uexec].vpage = vpage;
-	bt->uexec[bt->n_uexec++].ppn = ppn;
-}
-
-void ibtc_fill(struct bt *bt, uint32_t id)
-{
-	struct ccf *c = &bt->ccf[id];
-	unsigned v = c->mode & MODE_USER ? 1 : 0;
-	unsigned i = c->rip & (BT_IBTC_ENTRIES - 1), n;
-	uint32_t head, k;
-
-	if (v) {
-		uexec_add(bt, c->rip >> PAGE_SHIFT, c->ppn);
-		if (c->flags & CCF_STRADDLE)
-			uexec_add(bt, (c->rip >> PAGE_SHIFT) + 1, c->ppn2);
-	}
-	if (c->in_ibtc)
-		return;
-	head = bt->ibtc_head[v][i];
-	for (n = 0, k = head; k; k = bt->ccf[k].ibtc_next)
-		n++;
-	if (n >= IBTC_WAYS) {
-		ibtc_clear_slot(bt, v, i);
-		head = 0;
-	} else if (!n) {
-		if (bt->ibtc_log_n[v] == IBTC_LOG)
-			ibtc_flush(bt, v);
-		bt->ibtc_log[v][bt->ibtc_log_n[v]++] = i;
-	}
-	c->in_ibtc = true;
-	ibtc_set_next(bt, id, head);
-	ibtc_set_head(bt, v, i, id);
-	bt->stats.ibtc_fills++;
-}
-
-void ibtc_flush(struct bt *bt, unsigned v)
-{
-	for (uint32_t k = 0; k < bt->ibtc_log_n[v]; k++)
-		ibtc_clear_slot(bt, v, bt->ibtc_log[v][k]);
-	bt->ibtc_log_n[v] = 0;
-	bt->stats.ibtc_flushes++;
 }

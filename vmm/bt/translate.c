@@ -99,7 +99,6 @@ static bool gen_insn(struct tr *t, unsigned k)
 	}
 }
 
-#define CCF_MAX_BYTES 2560
 
 uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 {
@@ -107,23 +106,16 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	struct ccf *c;
 	bool go = true, poll;
 
-	if (bt->n_ccf >= bt->max_ccf ||
-	    bt->tc_used + CCF_MAX_BYTES > bt->tc_size ||
-	    bt->n_recov + 4 * TU_MAX + 8 > bt->max_recov)
-		return 0;
-	t.id = bt->n_ccf;
+	t.id = tc_begin(bt);
 	c = t.c = &bt->ccf[t.id];
-	memset(c, 0, sizeof(*c));
 	c->rip = tu->rip;
 	c->ppn = tu->ppn;
 	c->ppn2 = tu->ppn2;
-	c->host = bt->tc_used;
-	c->recov = bt->n_recov;
 	c->mode = bt->mode;
 	c->n_insn = tu->n;
 	c->guest_len = tu->next - tu->rip;
 	c->flags = tu->straddle ? CCF_STRADDLE : 0;
-	t.e.start = t.e.p = bt->rw + bt->tc_used;
+	t.e.start = t.e.p = bt->rw + c->host;
 	t.e.end = t.e.start + CCF_MAX_BYTES;
 
 	poll = needs_poll(tu);
@@ -139,13 +131,10 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	BUG_ON(t.e.overflow);
 	c->host_len = t.e.p - t.e.start;
 
-	bt->n_ccf++;
-	bt->n_recov += c->n_recov;
-	bt->tc_used += (c->host_len + 15) & ~15u;
 	bt->stats.translations++;
 	bt->stats.guest_insns += tu->n;
 	bt->stats.guest_bytes += c->guest_len;
 	bt->stats.host_bytes += c->host_len;
-	tc_insert(bt, t.id);
+	tc_commit(bt, t.id);
 	return t.id;
 }

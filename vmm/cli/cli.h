@@ -42,6 +42,8 @@ const struct engine_ops *cli_engine_pick(const char *name, char *err,
  * one line in err. what: "--mem". */
 enum cli_status cli_check_mem(const char *what, uint64_t bytes, char *err,
 			      size_t errlen);
+/* Is --tc-size one that bt takes? */
+enum cli_status cli_check_tc(uint64_t bytes, char *err, size_t errlen);
 /* Bytes of memory that the host has; 0: unknown. */
 uint64_t cli_host_mem(void);
 

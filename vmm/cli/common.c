@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "mm/types.h"
+#include "vmm/vm.h"
 
 /* An engine is chosen by link: one whose code is not there is not offered. */
 extern const struct engine_ops engine_bt __attribute__((weak));
@@ -76,6 +77,19 @@ uint64_t cli_host_mem(void)
 	long pages = sysconf(_SC_PHYS_PAGES);
 
 	return pages > 0 ? (uint64_t)pages * PAGE_SIZE : 0;
+}
+
+enum cli_status cli_check_tc(uint64_t bytes, char *err, size_t errlen)
+{
+	char is[32], lo[32], hi[32];
+
+	if (bytes >= VM_TC_MIN && bytes <= VM_TC_MAX)
+		return CLI_OK;
+	snprintf(err, errlen, "--tc-size %s: give %s to %s",
+		 size_format(bytes, is, sizeof(is)),
+		 size_format(VM_TC_MIN, lo, sizeof(lo)),
+		 size_format(VM_TC_MAX, hi, sizeof(hi)));
+	return CLI_USAGE;
 }
 
 enum cli_status cli_check_mem(const char *what, uint64_t bytes, char *err,

@@ -78,10 +78,12 @@ static const struct opt opts[] = {
 	{"ready-marker", 0, OPT_STR, "STR",
 	 "what a guest prints once it is in userland",
 	 .dflt = "SARDINE-GUEST: userland", OPT(struct pack_opts, marker)},
+	{"tc-size", 0, OPT_SIZE, "SIZE",
+	 "bound of each VM's translation cache, 128K to 1G; when it is full "
+	 "the oldest eighth is dropped",
+	 .dflt = "32M", OPT(struct pack_opts, tc_size)},
 	{"verbose", 'v', OPT_FLAG, NULL, "say more on standard error",
 	 OPT(struct pack_opts, verbose)},
-	{"tc-size", 0, OPT_SIZE, "SIZE", "size of bt's translation cache",
-	 OPT(struct pack_opts, tc_size), .hidden = true},
 	{"confine", 0, OPT_STR, "MODE", "kill, trap or off", .dflt = "kill",
 	 OPT(struct pack_opts, confine), .hidden = true},
 };
@@ -188,6 +190,8 @@ static enum cli_status check(struct pack *p, char *const args[], char *err,
 	enum cli_status s = make_fleet(p, args, err, len);
 	enum confine_mode mode;
 
+	if (s == CLI_OK)
+		s = cli_check_tc(p->o->tc_size, err, len);
 	for (size_t i = 0; s == CLI_OK && i < p->fleet.n; i++)
 		s = check_vm(&p->fleet.vms[i], err, len);
 	if (s == CLI_OK)

@@ -47,10 +47,12 @@ static const struct opt opts[] = {
 	{"debug-exit", 0, OPT_FLAG, NULL,
 	 "a write of v to port 0xf4 ends the run with status (v<<1)|1",
 	 OPT(struct run_opts, debug_exit)},
+	{"tc-size", 0, OPT_SIZE, "SIZE",
+	 "bound of bt's translation cache, 128K to 1G; when it is full the "
+	 "oldest eighth is dropped",
+	 .dflt = "32M", OPT(struct run_opts, tc_size)},
 	{"verbose", 'v', OPT_FLAG, NULL, "say more on standard error",
 	 OPT(struct run_opts, verbose)},
-	{"tc-size", 0, OPT_SIZE, "SIZE", "size of bt's translation cache",
-	 OPT(struct run_opts, tc_size), .hidden = true},
 	{"tu-max", 0, OPT_UINT, "N", "guest instructions in one TU at most",
 	 OPT(struct run_opts, tu_max), .hidden = true},
 	{"no-chain", 0, OPT_FLAG, NULL, "bt does not chain CCFs",
@@ -76,6 +78,8 @@ static enum cli_status check(const struct run_opts *o, char *err, size_t len)
 {
 	enum cli_status s = cli_check_mem("--mem", o->mem, err, len);
 
+	if (s == CLI_OK)
+		s = cli_check_tc(o->tc_size, err, len);
 	if (s == CLI_OK)
 		s = cli_check_file("--kernel", o->kernel, err, len);
 	if (s == CLI_OK && o->initrd)

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The translation cache under pressure: a guest whose code is a few times what
+ * the TC holds, made of small blocks that lead to one another at random (near
+ * and far, direct and indirect, by calls and returns, some across a page's
+ * end), while some of its bytes are rewritten. The interpreter runs the same.
+ * After each leg the registers must agree and the TC's books must add up.
+ */
+#include "tests/unit/sys_fixture.h"
+
+#include <stdatomic.h>
+
+#include "vmm/bt/bt_priv.h"
+
+#define CODE	0x400000ul
+#define STRIDE	48
+#define BLOCKS	4000
+#define END	(CODE + BLOCKS * STRIDE + 4096)
+#define STEPS	6000
+#define LEGS	40
+#define RSP_TOP 0x380000ul
+
+static uint64_t rng;
+
+static uint32_t rnd(uint32_t n)
+{
+	rng = rng * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(rng >> 33) % n;
+}
+
+struct side {
+	struct fix *f;
+	const struct engine_ops *e;
+};
+static struct side bt, itp;
+
+static void make_side(struct side *s, const struct engine_ops *e, uint64_t tc)
+{
+	struct fix *f;
+
+	fix_setup((void **)&s->f);
+	f = s->f;
+	s->e = e;
+	vcpu_destroy(f->v);
+	f->vm.cfg = (struct vm_config){.tc_bytes = tc};
+	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
+	assert_non_null(f->v);
+	assert_int_equal(e->init(&f->vm, f->v), 0);
+	long_mode(f);
+}
+
+static void drop_side(struct side *s)
+{
+	s->e->fini(&s->f->vm, s->f->v);
+	fix_teardown((void **)&s->f);
+}
+
+static int teardown(void **state)
+{
+	drop_side(&bt);
+	drop_side(&itp);
+	return 0;
+}
+
+static void put(uint64_t at, const void *b, size_t n)
+{
+	poke(bt.f, at, b, n);
+	poke(itp.f, at, b, n);
+}
+
+/* An address of a block: where it begins moves within its stride. */
+static uint64_t block_at(unsigned k)
+{
+	return CODE + (uint64_t)k * STRIDE + k * 7 % 11;
+}
+
+static unsigned some_block(unsigned k)
+{
+	unsigned near = k + rnd(60);
+
+	return rnd(3) && near < BLOCKS ? near : rnd(BLOCKS);
+}
+
+static uint8_t *put32(uint8_t *p, uint32_t v)
+{
+	memcpy(p, &v, 4);
+	return p + 4;
+}
+
+static void put_block(unsigned k)
+{
+	uint8_t buf[64], *p = buf;
+	uint64_t at = block_at(k), to = block_at(some_block(k));
+	uint64_t far = block_at(some_block(k));
+
+#define OP(...)                                                                \
+	do {                                                                   \
+		static const uint8_t op[] = {__VA_ARGS__};                     \
+		memcpy(p, op, sizeof(op));                                     \
+		p += sizeof(op);                                               \
+	} while (0)
+#define REL(target) (p = put32(p, (target) - (at + (p - buf) + 4)))
+	OP(0x48, 0x05); /* add rax, imm32 */
+	p = put32(p, rnd(1 << 30));
+	OP(0x48, 0xc1, 0xc0, 13); /* rol rax, 13 */
+	OP(0xff, 0xc9);		  /* dec ecx */
+	OP(0x0f, 0x84);		  /* jz */
+	REL(END);
+	OP(0xa8, 0x21); /* test al, 0x21 */
+	OP(0x0f, 0x85); /* jnz */
+	REL(far);
+	switch (rnd(4)) {
+	case 0:
+		OP(0xe9); /* jmp */
+		REL(to);
+		break;
+	case 1:
+		OP(0xbb); /* mov ebx, imm32; jmp rbx */
+		p = put32(p, to);
+		OP(0xff, 0xe3);
+		break;
+	case 2:
+		OP(0x68); /* push imm32; ret */
+		p = put32(p, to);
+		OP(0xc3);
+		break;
+	default:
+		OP(0xe8); /* call */
+		REL(to);
+	}
+	assert_true((size_t)(p - buf) <= STRIDE - 11);
+	put(at, buf, p - buf);
+}
+
+static void run_side(struct side *s, uint64_t rip)
+{
+	struct vcpu *v = s->f->v;
+	enum vcpu_exit x;
+
+	v->rip = rip;
+	v->gpr[R_RAX] = rip;
+	v->gpr[R_RCX] = STEPS;
+	v->gpr[R_RSP] = RSP_TOP;
+	v->halted = 0;
+	do {
+		x = s->e->run(v);
+		atomic_store(&v->requests, 0);
+	} while (x == EXIT_KICK);
+	assert_int_equal(x, EXIT_HLT);
+}
+
+static void pressure(uint64_t tc, bool must_evict)
+{
+	struct bt *b;
+
+	rng = tc;
+	make_side(&bt, &engine_bt, tc);
+	make_side(&itp, &engine_interp, tc);
+	b = (struct bt *)bt.f->v->bt;
+	for (unsigned k = 0; k < BLOCKS; k++)
+		put_block(k);
+	put(END, "\xf4", 1);
+	for (unsigned leg = 0; leg < LEGS; leg++) {
+		uint64_t rip = block_at(rnd(BLOCKS));
+
+		run_side(&bt, rip);
+		run_side(&itp, rip);
+		for (unsigned r = 0; r < 16; r++)
+			assert_int_equal(bt.f->v->gpr[r], itp.f->v->gpr[r]);
+		assert_int_equal(bt.f->v->rip, itp.f->v->rip);
+		assert_int_equal(tc_audit(b), 0);
+		for (unsigned k = rnd(20); k; k--)
+			put_block(rnd(BLOCKS));
+		assert_int_equal(tc_audit(b), 0);
+		if (leg % 16 == 15) {
+			bt.e->trim(&bt.f->vm);
+			assert_int_equal(tc_audit(b), 0);
+			assert_int_equal(b->stats.units_live, 0);
+		}
+	}
+	print_message("TC of %lu KiB: %lu units translated, %lu evictions of "
+		      "%lu units, %lu live\n",
+		      tc >> 10, b->stats.translations, b->stats.tc_evictions,
+		      b->stats.tc_evicted, b->stats.units_live);
+	assert_true(b->stats.tc_peak <= b->tc_size);
+	if (must_evict)
+		assert_true(b->stats.tc_evictions > 100);
+	else
+		assert_int_equal(b->stats.tc_evictions, 0);
+}
+
+static void test_128k(void **state)
+{
+	pressure(128 << 10, true);
+}
+static void test_300k(void **state)
+{
+	pressure(300 << 10, true);
+}
+static void test_enough(void **state)
+{
+	pressure(16 << 20, false);
+}
+
+/* Sizes that cannot be are refused. */
+static void test_bounds(void **state)
+{
+	struct fix *f;
+
+	fix_setup((void **)&f);
+	vcpu_destroy(f->v);
+	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
+	f->vm.cfg = (struct vm_config){.tc_bytes = 64 << 10};
+	assert_int_equal(engine_bt.init(&f->vm, f->v), -EINVAL);
+	f->vm.cfg.tc_bytes = 2ull << 30;
+	assert_int_equal(engine_bt.init(&f->vm, f->v), -EINVAL);
+	fix_teardown((void **)&f);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_teardown(name, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_128k),
+		T(test_300k),
+		T(test_enough),
+		cmocka_unit_test(test_bounds),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The books about CCFs: finding them by what they translate, linking them to
+ * one another, and taking them out again.
+ *
+ * A CCF is found by (rip, PPN, mode) through a hash, and by PPN for
+ * invalidation: each page has a list of its CCFs, newest first, and a CCF that
+ * straddles two pages is in both lists. Exits chained to a CCF are in a list
+ * that begins at it, so that they can be unchained.
+ *
+ * The hash grows with the number of CCFs (a VM at rest has few, and its table
+ * is a page) by making it anew; it never shrinks but when it is emptied.
+ *
+ * A CCF dies when its page is written. It leaves the hash, the chains and the
+ * IBTC at once, and the list of the page that was written; from the other list
+ * of a straddler it goes when that one is walked next. Its memory is used again
+ * when its region of the TC is (tc.c). CCF_OFF and CCF_OFF2 say that it is not
+ * in the list of ppn or of ppn2 any more.
+ *
+ * Built with -mgeneral-regs-only: bt_fast_dispatch calls in here.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "mm/base/log.h"
+#include "vmm/bt/bt_priv.h"
+
+#define HASH_MIN_BITS 10
+#define HASH_MAX_BITS 17
+
+/* ---- the hash ---- */
+
+int ccf_hash_init(struct bt *bt)
+{
+	bt->hash = mmap(NULL, sizeof(*bt->hash) << HASH_MAX_BITS,
+			PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	bt->hash_bits = HASH_MIN_BITS;
+	return bt->hash == MAP_FAILED ? -ENOMEM : 0;
+}
+
+void ccf_hash_fini(struct bt *bt)
+{
+	munmap(bt->hash, sizeof(*bt->hash) << HASH_MAX_BITS);
+}
+
+void ccf_hash_reset(struct bt *bt)
+{
+	memset(bt->hash, 0, sizeof(*bt->hash) << bt->hash_bits);
+	bt->hash_bits = HASH_MIN_BITS;
+}
+
+void ccf_hash_trim(struct bt *bt)
+{
+	madvise(bt->hash, sizeof(*bt->hash) << HASH_MAX_BITS, MADV_DONTNEED);
+}
+
+static uint32_t *hash_bucket(struct bt *bt, uint64_t rip, uint32_t ppn,
+			     uint8_t mode)
+{
+	uint64_t h =
+		(rip ^ ((uint64_t)ppn << 20) ^ mode) * 0x9e3779b97f4a7c15ull;
+
+	return &bt->hash[h >> (64 - bt->hash_bits)];
+}
+
+static void hash_add(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+	uint32_t *h = hash_bucket(bt, c->rip, c->ppn, c->mode);
+
+	c->next_hash = *h;
+	*h = id;
+}
+
+static void hash_grow(struct bt *bt)
+{
+	memset(bt->hash, 0, sizeof(*bt->hash) << bt->hash_bits);
+	bt->hash_bits++;
+	for (unsigned r = 0; r < TC_REGIONS; r++) {
+		uint32_t first = r * bt->region_ccf;
+
+		for (uint32_t k = r ? 0 : 1; k < bt->region[r].n_ccf; k++)
+			if (!(bt->ccf[first + k].flags & CCF_DEAD))
+				hash_add(bt, first + k);
+	}
+}
+
+uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode)
+{
+	uint32_t id, ppn2;
+
+	for (id = *hash_bucket(bt, rip, ppn, mode); id;
+	     id = bt->ccf[id].next_hash) {
+		const struct ccf *c = &bt->ccf[id];
+
+		if (c->rip != rip || c->ppn != ppn || c->mode != mode)
+			continue;
+		if (!(c->flags & CCF_STRADDLE))
+			return id;
+		if (exec_cached(bt, (rip | (PAGE_SIZE - 1)) + 1, &ppn2) &&
+		    ppn2 == c->ppn2)
+			return id;
+	}
+	return 0;
+}
+
+/* ---- lists of a page ---- */
+
+/* Is it in the list of ppn by its second page? With ppn == ppn2 there is one
+ * list, and the CCF is in it once. */
+static bool by_second(const struct ccf *c, uint32_t ppn)
+{
+	return (c->flags & CCF_STRADDLE) && c->ppn2 == ppn && c->ppn != ppn;
+}
+
+static uint32_t *page_next(struct bt *bt, uint32_t id, uint32_t ppn)
+{
+	struct ccf *c = &bt->ccf[id];
+
+	return by_second(c, ppn) ? &c->next_page2 : &c->next_page;
+}
+
+static void page_add(struct bt *bt, uint32_t id, uint32_t ppn)
+{
+	*page_next(bt, id, ppn) = bt->page_head[ppn];
+	bt->page_head[ppn] = id;
+}
+
+/* Take *p, a link of the list of ppn, out of it. */
+static void page_cut(struct bt *bt, uint32_t *p, uint32_t ppn)
+{
+	uint32_t id = *p;
+	struct ccf *c = &bt->ccf[id];
+
+	c->flags |= by_second(c, ppn) ? CCF_OFF2 : CCF_OFF;
+	*p = *page_next(bt, id, ppn);
+}
+
+/* Take the CCFs of region r out of the list of ppn: one walk, for all of its
+ * CCFs at once. */
+static void page_evict(struct bt *bt, uint32_t ppn, unsigned r)
+{
+	uint32_t first = r * bt->region_ccf, *p = &bt->page_head[ppn];
+
+	while (*p) {
+		if (*p - first < bt->region_ccf)
+			page_cut(bt, p, ppn);
+		else
+			p = page_next(bt, *p, ppn);
+	}
+	if (!bt->page_head[ppn])
+		p2m_set_code(bt->p2m, (ppn_t){ppn}, false);
+}
+
+static void page_forget(struct bt *bt, uint32_t ppn)
+{
+	bt->page_head[ppn] = 0;
+	p2m_set_code(bt->p2m, (ppn_t){ppn}, false);
+}
+
+void ccf_forget_pages(struct bt *bt, uint32_t id)
+{
+	const struct ccf *c = &bt->ccf[id];
+
+	page_forget(bt, c->ppn);
+	if (c->flags & CCF_STRADDLE)
+		page_forget(bt, c->ppn2);
+}
+
+void ccf_insert(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+
+	if (++bt->stats.units_live >> bt->hash_bits &&
+	    bt->hash_bits < HASH_MAX_BITS)
+		hash_grow(bt); /* which finds the new one, too */
+	else
+		hash_add(bt, id);
+	page_add(bt, id, c->ppn);
+	if ((c->flags & CCF_STRADDLE) && c->ppn2 != c->ppn)
+		page_add(bt, id, c->ppn2);
+	bt->stats.exits += !!c->exit[0].patch + !!c->exit[1].patch;
+}
+
+/* ---- chains ---- */
+
+static void patch_rel32(struct bt *bt, uint32_t at, uint32_t to)
+{
+	int32_t d = (int32_t)(to - (at + 4));
+
+	memcpy(bt->rw + at, &d, 4);
+}
+
+void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
+{
+	struct ccf *f = &bt->ccf[from], *c = &bt->ccf[to];
+	struct ccf_exit *x = &f->exit[exit];
+
+	if (x->to || (f->flags & CCF_DEAD))
+		return;
+	patch_rel32(bt, f->host + x->patch, c->host + c->direct);
+	x->to = to;
+	x->next_in = c->incoming;
+	c->incoming = from * 2 + exit;
+	bt->stats.chained++;
+	bt->stats.exits_chained++;
+}
+
+static void unchain_incoming(struct bt *bt, struct ccf *c)
+{
+	uint32_t in = c->incoming;
+
+	while (in) {
+		struct ccf *f = &bt->ccf[in / 2];
+		struct ccf_exit *x = &f->exit[in & 1];
+
+		patch_rel32(bt, f->host + x->patch, f->host + x->stub);
+		x->to = 0;
+		in = x->next_in;
+		x->next_in = 0;
+		bt->stats.exits_chained--;
+	}
+	c->incoming = 0;
+}
+
+/* Take exit e of CCF id out of its target's list of incoming exits. */
+static void unlink_exit(struct bt *bt, uint32_t id, unsigned e)
+{
+	struct ccf_exit *x = &bt->ccf[id].exit[e];
+	uint32_t *p;
+
+	if (!x->to)
+		return;
+	for (p = &bt->ccf[x->to].incoming; *p != id * 2 + e;
+	     p = &bt->ccf[*p / 2].exit[*p & 1].next_in)
+		;
+	*p = x->next_in;
+	x->to = 0;
+	bt->stats.exits_chained--;
+}
+
+/* ---- the end ---- */
+
+static void ccf_kill(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+	uint32_t *p = hash_bucket(bt, c->rip, c->ppn, c->mode);
+
+	while (*p != id)
+		p = &bt->ccf[*p].next_hash;
+	*p = c->next_hash;
+	unchain_incoming(bt, c);
+	unlink_exit(bt, id, 0);
+	unlink_exit(bt, id, 1);
+	ibtc_clear(bt, id);
+	bt->stats.exits -= !!c->exit[0].patch + !!c->exit[1].patch;
+	bt->stats.units_live--;
+	c->flags |= CCF_DEAD;
+}
+
+void ccf_evict(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+	unsigned r = id / bt->region_ccf;
+
+	if (!(c->flags & CCF_DEAD)) {
+		ccf_kill(bt, id);
+		bt->stats.tc_evicted++;
+	}
+	if (!(c->flags & CCF_OFF))
+		page_evict(bt, c->ppn, r);
+	if ((c->flags & CCF_STRADDLE) && c->ppn2 != c->ppn &&
+	    !(c->flags & CCF_OFF2))
+		page_evict(bt, c->ppn2, r);
+}
+
+/* Offsets of page ppn that CCF c was made from. */
+static bool ccf_overlaps(const struct ccf *c, uint32_t ppn, unsigned off,
+			 unsigned len)
+{
+	unsigned start = c->rip & (PAGE_SIZE - 1), end = start + c->guest_len;
+
+	if (c->ppn == ppn && off < end && start < off + len)
+		return true;
+	return (c->flags & CCF_STRADDLE) && c->ppn2 == ppn &&
+	       off < end - PAGE_SIZE;
+}
+
+unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len)
+{
+	uint32_t *p = &bt->page_head[ppn];
+	unsigned n = 0;
+
+	while (*p) {
+		uint32_t id = *p;
+		struct ccf *c = &bt->ccf[id];
+
+		if (c->flags & CCF_DEAD) {
+			page_cut(bt, p, ppn);
+		} else if (ccf_overlaps(c, ppn, off, len)) {
+			ccf_kill(bt, id);
+			page_cut(bt, p, ppn);
+			n++;
+		} else {
+			p = page_next(bt, id, ppn);
+		}
+	}
+	return n;
+}

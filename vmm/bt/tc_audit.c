@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The translation cache's books recounted: everything that tc.c, ccf.c and
+ * ibtc.c say of a CCF in one place is looked for in the others, down to the
+ * jumps in the code itself. For tests, between two runs of the guest.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "mm/base/log.h"
+#include "vmm/bt/bt_priv.h"
+
+struct recount {
+	struct bt *bt;
+	uint64_t live, exits, chained, used, in_ibtc, bad;
+};
+
+static void bad_ccf(struct recount *rc, uint32_t id, const char *what)
+{
+	const struct ccf *c = &rc->bt->ccf[id];
+
+	if (rc->bad++ < 20)
+		log_error("audit: CCF %u (rip %#llx, flags %#x): %s", id,
+			  (unsigned long long)c->rip, c->flags, what);
+}
+
+static void differ(struct recount *rc, const char *what, uint64_t is,
+		   uint64_t should)
+{
+	if (is == should)
+		return;
+	log_error("audit: %s is %llu, recounted %llu", what,
+		  (unsigned long long)is, (unsigned long long)should);
+	rc->bad++;
+}
+
+static bool is_live(const struct bt *bt, uint32_t id)
+{
+	unsigned r = id / bt->region_ccf;
+
+	return id && r < TC_REGIONS &&
+	       id - r * bt->region_ccf < bt->region[r].n_ccf &&
+	       !(bt->ccf[id].flags & CCF_DEAD);
+}
+
+/* Where the jump whose rel32 is at TC offset at leads. */
+static uint32_t jump_target(const struct bt *bt, uint32_t at)
+{
+	int32_t d;
+
+	memcpy(&d, bt->rw + at, 4);
+	return at + 4 + (uint32_t)d;
+}
+
+static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
+{
+	struct bt *bt = rc->bt;
+	const struct ccf *c = &bt->ccf[id];
+	const struct ccf_exit *x = &c->exit[e];
+	uint32_t want = c->host + x->stub, in, n = 0;
+
+	if (!x->patch) {
+		if (x->to)
+			bad_ccf(rc, id, "chained without an exit");
+		return;
+	}
+	rc->exits++;
+	if (x->to) {
+		rc->chained++;
+		if (!is_live(bt, x->to)) {
+			bad_ccf(rc, id, "chained to a CCF that is gone");
+			return;
+		}
+		want = bt->ccf[x->to].host + bt->ccf[x->to].direct;
+		for (in = bt->ccf[x->to].incoming; in;
+		     in = bt->ccf[in / 2].exit[in & 1].next_in)
+			n += in == id * 2 + e;
+		if (n != 1)
+			bad_ccf(rc, id, "not in its target's list once");
+	}
+	if (jump_target(bt, c->host + x->patch) != want)
+		bad_ccf(rc, id, "an exit leads elsewhere");
+}
+
+static void audit_page(struct recount *rc, uint32_t id, uint32_t ppn)
+{
+	struct bt *bt = rc->bt;
+	unsigned n = 0;
+
+	for (uint32_t k = bt->page_head[ppn]; k;) {
+		const struct ccf *c = &bt->ccf[k];
+
+		n += k == id;
+		k = (c->flags & CCF_STRADDLE) && c->ppn2 == ppn && c->ppn != ppn
+			    ? c->next_page2
+			    : c->next_page;
+	}
+	if (n != 1)
+		bad_ccf(rc, id, "not in its page's list once");
+	if (!p2m_is_code(bt->p2m, (ppn_t){ppn}))
+		bad_ccf(rc, id, "its page is not marked as code");
+}
+
+static void audit_live(struct recount *rc, uint32_t id)
+{
+	struct bt *bt = rc->bt;
+	const struct ccf *c = &bt->ccf[id];
+	uint32_t in, next;
+
+	rc->live++;
+	if (tc_find(bt, c->host) != id ||
+	    tc_find(bt, c->host + c->host_len - 1) != id)
+		bad_ccf(rc, id, "not found by its host PC");
+	if (!(c->flags & CCF_STRADDLE) &&
+	    !tc_lookup(bt, c->rip, c->ppn, c->mode))
+		bad_ccf(rc, id, "not found by its rip");
+	audit_page(rc, id, c->ppn);
+	if (c->flags & CCF_STRADDLE)
+		audit_page(rc, id, c->ppn2);
+	audit_exit(rc, id, 0);
+	audit_exit(rc, id, 1);
+	for (in = c->incoming; in; in = bt->ccf[in / 2].exit[in & 1].next_in)
+		if (!is_live(bt, in / 2) ||
+		    bt->ccf[in / 2].exit[in & 1].to != id) {
+			bad_ccf(rc, id, "a wrong exit in its list");
+			break;
+		}
+	next = c->ibtc_next;
+	if (next && (!c->in_ibtc || !is_live(bt, next)))
+		bad_ccf(rc, id, "a wrong successor in the IBTC");
+	if (jump_target(bt, c->host + c->miss) !=
+	    (next ? bt->ccf[next].host : TC_MISS_STUB))
+		bad_ccf(rc, id, "its failed check leads elsewhere");
+	rc->in_ibtc += c->in_ibtc;
+}
+
+static void audit_region(struct recount *rc, unsigned r)
+{
+	struct bt *bt = rc->bt;
+	const struct tc_region *g = &bt->region[r];
+	uint32_t first = r * bt->region_ccf;
+	uint32_t at = r * bt->region_bytes;
+
+	rc->used += g->used;
+	for (uint32_t k = r ? 0 : 1; k < g->n_ccf; k++) {
+		const struct ccf *c = &bt->ccf[first + k];
+
+		if (c->host < at ||
+		    c->host + c->host_len > r * bt->region_bytes + g->used)
+			bad_ccf(rc, first + k, "out of its place");
+		at = c->host + c->host_len;
+		if (!(c->flags & CCF_DEAD))
+			audit_live(rc, first + k);
+		else if (c->incoming || c->exit[0].to || c->exit[1].to ||
+			 c->in_ibtc)
+			bad_ccf(rc, first + k, "dead and linked");
+	}
+}
+
+static void audit_hash(struct recount *rc)
+{
+	struct bt *bt = rc->bt;
+	uint64_t n = 0;
+
+	for (uint32_t b = 0; b < 1u << bt->hash_bits; b++)
+		for (uint32_t id = bt->hash[b]; id;
+		     id = bt->ccf[id].next_hash) {
+			n++;
+			if (!is_live(bt, id))
+				bad_ccf(rc, id, "in the hash, but gone");
+		}
+	differ(rc, "the number of CCFs in the hash", n, rc->live);
+}
+
+static void audit_ibtc(struct recount *rc)
+{
+	struct bt *bt = rc->bt;
+	uint64_t n = 0;
+
+	for (unsigned v = 0; v < 2; v++)
+		for (uint32_t i = 0; i < BT_IBTC_ENTRIES; i++) {
+			uint32_t id = bt->ibtc_head[v][i];
+			void *want =
+				id ? bt->rx + bt->ccf[id].host : bt->ibtc_miss;
+
+			if (bt->ibtc[v][i] != want)
+				bad_ccf(rc, id,
+					"an IBTC entry leads elsewhere");
+			for (; id; id = bt->ccf[id].ibtc_next) {
+				n++;
+				if (!is_live(bt, id) || !bt->ccf[id].in_ibtc)
+					bad_ccf(rc, id,
+						"in the IBTC, but gone");
+			}
+		}
+	differ(rc, "the number of CCFs in the IBTC", n, rc->in_ibtc);
+}
+
+int tc_audit(struct bt *bt)
+{
+	struct recount rc = {.bt = bt};
+
+	for (unsigned r = 0; r < TC_REGIONS; r++)
+		audit_region(&rc, r);
+	audit_hash(&rc);
+	audit_ibtc(&rc);
+	differ(&rc, "units_live", bt->stats.units_live, rc.live);
+	differ(&rc, "exits", bt->stats.exits, rc.exits);
+	differ(&rc, "exits_chained", bt->stats.exits_chained, rc.chained);
+	differ(&rc, "tc_used", bt->stats.tc_used, rc.used);
+	return rc.bad ? -EUCLEAN : 0;
+}
