@@ -21,6 +21,7 @@
 #include "vmm/bt/layout.h"
 #include "vmm/cpu/vcpu.h"
 #include "vmm/mmu/shadow.h"
+#include "vmm/x86/regs.h"
 
 #define TU_MAX	     12
 
@@ -40,6 +41,7 @@ enum recov_kind {
 	RK_RSI,	       /* RSI in host form, delta in TMP1 */
 	RK_RSI_RDI,    /* both */
 	RK_RSP,	       /* RSP is in TMP0 */
+	RK_TOUCH, /* as RK_NORMAL; an access that the guest does not make */
 };
 struct recov {
 	uint16_t host; /* from here on, relative to the CCF's start */
@@ -92,6 +94,8 @@ struct ccf {
 	X(S, callouts, "callouts to the system semantics")                     \
 	X(S, faults_hidden, "host faults that filled a window")                \
 	X(S, faults_slow, "host faults that went to the interpreter")          \
+	X(S, faults_direct, "page faults of the guest delivered at once")      \
+	X(S, prefills, "pages filled when the guest came back from a fault")   \
 	X(S, polls, "polls that stopped the guest")                            \
 	X(S, smc_pages, "pages whose translations were dropped")               \
 	X(S, smc_writes, "guest writes to pages with translations")            \
@@ -175,6 +179,12 @@ struct bt {
 	bool chain, lockstep;
 	uint8_t mode;		    /* of the running vCPU */
 	enum shadow_fill last_fill; /* of the last host fault */
+	struct {
+		bool pending, write;
+		uint8_t cpl;
+		uint64_t rip, gva;
+	} pf;			      /* the last one delivered by pf.c */
+	enum cpu_status event_status; /* of BT_EXIT_EVENT */
 	/* Pages that the user view's IBTC was filled from. */
 	struct {
 		uint64_t vpage;
@@ -321,13 +331,32 @@ void bt_signal_entry(int sig, siginfo_t *si, void *uc);
 /* fast.c: no vector registers, no TLS. Host PC to go on at, or 0. */
 uint64_t bt_fast_dispatch(struct vcpu *v);
 
+/* What translated code does not do. */
+static inline bool bt_interp_only(const struct vcpu *v)
+{
+	return !vcpu_code64(v) || v->irq_shadow || (v->rflags & FL_TF) ||
+	       v->cpl == 1 || v->cpl == 2;
+}
+
 /* fault.c */
 int bt_fault_init(struct bt *bt);
 void bt_fault_fini(struct bt *bt);
-uint64_t bt_signal(int sig, siginfo_t *si, void *uc, void *frame);
+/* BT_SIG_* */
+int bt_signal(int sig, siginfo_t *si, void *uc, void *frame);
 /* Registers at TC offset host are in v->gpr (RSP guest form): finish them and
  * set v->rip. */
-void bt_recover(struct bt *bt, uint32_t host);
+enum recov_kind bt_recover(struct bt *bt, uint32_t host);
+
+/* pf.c: state is recovered, and shadow_fill answered SHADOW_FAULT with an error
+ * code. Delivers the #PF; BT_SIG_ENTER or BT_SIG_LEAVE. */
+int bt_pf_deliver(struct bt *bt);
+/* The guest is back at the instruction that faulted. */
+void bt_pf_fill(struct bt *bt);
+static inline bool bt_pf_back(const struct bt *bt)
+{
+	return bt->pf.pending && bt->v->rip == bt->pf.rip &&
+	       bt->v->cpl == bt->pf.cpl;
+}
 
 /* lockstep.c */
 void lockstep_before(struct bt *bt, uint32_t id);

@@ -414,12 +414,6 @@ static void check_irq(struct bt *bt)
 					  : (uint64_t)&v->bt_hot[HOT_POLL_OK];
 }
 
-static bool interp_only(const struct vcpu *v)
-{
-	return !vcpu_code64(v) || v->irq_shadow || (v->rflags & FL_TF) ||
-	       v->cpl == 1 || v->cpl == 2;
-}
-
 static enum cpu_status interp_one(struct bt *bt)
 {
 	enum cpu_status st = interp_step(bt->v);
@@ -489,6 +483,8 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 		if (bt->last_fill == SHADOW_NOMEM)
 			return vcpu_stop(v, "the host is out of memory");
 		break;
+	case BT_EXIT_EVENT:
+		return bt->event_status;
 	case BT_EXIT_POLL:
 		bt->stats.polls++;
 		if (v->requests)
@@ -497,6 +493,8 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 	}
 	st = interp_one(bt);
 	check_irq(bt);
+	if (bt_pf_back(bt))
+		bt_pf_fill(bt);
 	return st;
 }
 
@@ -543,7 +541,7 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 		if (bt->irq_pending && cpu_can_take_irq(v))
 			return EXIT_KICK;
 		bt_sync_mode(bt);
-		if (interp_only(v) || !exec_page(bt, v->rip, &ppn)) {
+		if (bt_interp_only(v) || !exec_page(bt, v->rip, &ppn)) {
 			bt->pend_from = 0;
 			bt->pend_ibtc = false;
 			if (interp_one(bt) == CPU_EXIT)

@@ -11,10 +11,11 @@
  * monitor's stack, with vector state and FS left as they are.
  *
  * Signals: handlers run on the alternate stack, whose lowest words hold the
- * monitor's FS base (bt_signal_entry sets it before any C code runs and puts
- * the guest's back). All signals but the synchronous ones are blocked in this
- * thread. A process killed anywhere in here leaves nothing: all state is
- * memory of this process.
+ * monitor's FS base (bt_signal_entry sets it before any C code runs). All
+ * signals but the synchronous ones are blocked in this thread, and these change
+ * no mask; so the handler need not return through the kernel: registers and
+ * vector state are loaded from the signal frame here. A process killed anywhere
+ * in here leaves nothing: all state is memory of this process.
  */
 #include "vmm/bt/layout.h"
 
@@ -42,6 +43,7 @@ bt_enter:
 	mov HOT(HOT_FPU_MASK)(%rdi), %eax
 	xor %edx, %edx
 	xrstor64 (%rcx)
+enter_with_fpu:
 	mov HOT(HOT_FS)(%rdi), %rax
 	wrfsbase %rax
 	mov HOT(HOT_GS)(%rdi), %rax
@@ -290,7 +292,22 @@ sysret_slow:
 	mov RTH(HOT_RSP_HOST), %rsp
 	jmp bt_exit_callout
 
-/* rdi, rsi, rdx: as a SA_SIGINFO handler. */
+/*
+ * rdi, rsi, rdx: as a SA_SIGINFO handler. bt_signal says how to go on; what it
+ * cannot handle it does not return from. r15 is rT: the fault was in the TC.
+ */
+#define UC_R(n)	     (40 + 8 * (n))(%rbx) /* uc_mcontext, in its order */
+#define UC_RDI	     UC_R(8)
+#define UC_RSI	     UC_R(9)
+#define UC_RBP	     UC_R(10)
+#define UC_RBX	     UC_R(11)
+#define UC_RDX	     UC_R(12)
+#define UC_RAX	     UC_R(13)
+#define UC_RCX	     UC_R(14)
+#define UC_RSP	     UC_R(15)
+#define UC_RIP	     UC_R(16)
+#define UC_FLAGS     UC_R(17)
+#define UC_FPSTATE   UC_R(23)
 	.globl bt_signal_entry
 	.type bt_signal_entry, @function
 bt_signal_entry:
@@ -299,12 +316,44 @@ bt_signal_entry:
 	mov (%rcx), %rax
 	wrfsbase %rax
 	sub $8, %rsp
+	mov %rdx, %rbx
 	call bt_signal
-	add $8, %rsp
-	test %rax, %rax
-	jz 1f
+	mov %eax, %esi
+	mov UC_FPSTATE, %rcx
+	mov RTH(HOT_FPU_MASK), %eax
+	xor %edx, %edx
+	xrstor64 (%rcx)
+	cmp $BT_SIG_LEAVE, %esi
+	je bt_exit_fault
+	mov RTH(HOT_VCPU), %rdi
+	cmp $BT_SIG_ENTER, %esi
+	je 1f
+	/* BT_SIG_RETRY: where it was. */
+	mov RTH(HOT_FS), %rax
 	wrfsbase %rax
-1:	ret
+	mov UC_RIP, %rax
+	mov %rax, RTH(HOT_PC)
+	push UC_FLAGS
+	popfq
+	mov UC_R(0), %r8
+	mov UC_R(1), %r9
+	mov UC_R(2), %r10
+	mov UC_R(3), %r11
+	mov UC_R(4), %r12
+	mov UC_R(5), %r13
+	mov UC_R(6), %r14
+	mov UC_RDI, %rdi
+	mov UC_RSI, %rsi
+	mov UC_RBP, %rbp
+	mov UC_RDX, %rdx
+	mov UC_RAX, %rax
+	mov UC_RCX, %rcx
+	mov UC_RSP, %rsp
+	mov UC_RBX, %rbx
+	jmp *RTH(HOT_PC)
+	/* As bt_enter does, with vector state in place. */
+1:	mov HOT(HOT_RT)(%rdi), %r15
+	jmp enter_with_fpu
 	.size bt_signal_entry, . - bt_signal_entry
 
 	.section .rodata

@@ -6,7 +6,8 @@
  * signal handler, and the host instruction runs again. For all others the
  * handler puts the guest's registers together exactly as they were before the
  * guest instruction, and leaves for bt_exit_fault, so that everything else
- * (guest exceptions, MMIO, self-modifying code) happens outside of signals.
+ * (guest exceptions, MMIO, self-modifying code) happens outside of signals; but
+ * for the guest's page faults, which are delivered at once (pf.c).
  *
  * A fault whose PC is not in the TC is a bug of ours: stop with a dump.
  */
@@ -34,7 +35,9 @@ int bt_fault_init(struct bt *bt)
 	struct bt_altstack *a;
 	uint8_t *p;
 	stack_t ss = {.ss_size = BT_ALTSTACK_SIZE - 4096};
-	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
+	/* No mask: the handler does not return through the kernel. */
+	struct sigaction sa = {.sa_flags =
+				       SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 	sigset_t all;
 
 	p = mmap(NULL, 2 * BT_ALTSTACK_SIZE, PROT_READ | PROT_WRITE,
@@ -51,7 +54,6 @@ int bt_fault_init(struct bt *bt)
 	if (sigaltstack(&ss, NULL))
 		return -errno;
 	sa.sa_sigaction = bt_signal_entry;
-	sigfillset(&sa.sa_mask);
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
 		if (sigaction(signals[i], &sa, NULL))
 			return -errno;
@@ -77,7 +79,7 @@ void bt_fault_fini(struct bt *bt)
 	bt->altstack = NULL;
 }
 
-void bt_recover(struct bt *bt, uint32_t host)
+enum recov_kind bt_recover(struct bt *bt, uint32_t host)
 {
 	struct vcpu *v = bt->v;
 	uint32_t id = tc_find(bt, host);
@@ -106,11 +108,13 @@ void bt_recover(struct bt *bt, uint32_t host)
 		v->gpr[R_RSP] = v->bt_hot[HOT_TMP0];
 		break;
 	}
+	return r->kind;
 }
 
-static void recover_from(struct bt *bt, greg_t *g, uint32_t host)
+static enum recov_kind recover_from(struct bt *bt, greg_t *g, uint32_t host)
 {
 	struct vcpu *v = bt->v;
+	enum recov_kind kind;
 	static const uint8_t from[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX,
 					 REG_RSP, REG_RBP, REG_RSI, REG_RDI,
 					 REG_R8,  REG_R9,  REG_R10, REG_R11,
@@ -120,8 +124,9 @@ static void recover_from(struct bt *bt, greg_t *g, uint32_t host)
 		if (i != R_R10 && i != R_R11 && i != R_RSP)
 			v->gpr[i] = g[from[i]];
 	v->gpr[R_RSP] = g[REG_RSP] + v->bt_hot[HOT_RSP_NOTD] + 1;
-	bt_recover(bt, host);
+	kind = bt_recover(bt, host);
 	v->bt_hot[HOT_TMP0] = g[REG_EFL];
+	return kind;
 }
 
 static _Noreturn void die(int sig, siginfo_t *si, greg_t *g)
@@ -134,7 +139,7 @@ static _Noreturn void die(int sig, siginfo_t *si, greg_t *g)
 	abort();
 }
 
-uint64_t bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
+int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 {
 	struct bt *bt = ((struct bt_altstack *)frame)->bt;
 	struct vcpu *v = bt->v;
@@ -143,6 +148,7 @@ uint64_t bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 	uint64_t pc = g[REG_RIP], addr = (uint64_t)si->si_addr;
 	uint32_t host = pc - (uint64_t)bt->rx;
 	uint64_t kind = BT_EXIT_FAULT;
+	enum recov_kind rk;
 
 	if (pc - (uint64_t)bt->rx >= bt->tc_size)
 		die(sig, si, g);
@@ -156,13 +162,13 @@ uint64_t bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 					    !!(bt->mode & MODE_USER));
 			if (bt->last_fill == SHADOW_OK) {
 				bt->stats.faults_hidden++;
-				return v->bt_hot[HOT_FS];
+				return BT_SIG_RETRY;
 			}
 		}
 	}
-	recover_from(bt, g, host);
+	rk = recover_from(bt, g, host);
+	if (bt->last_fill == SHADOW_PF && rk != RK_TOUCH && !bt->lockstep)
+		return bt_pf_deliver(bt);
 	v->bt_hot[HOT_EXIT_KIND] = kind;
-	g[REG_RIP] = (greg_t)bt_exit_fault;
-	g[REG_EFL] &= ~FL_DF;
-	return v->bt_hot[HOT_FS];
+	return BT_SIG_LEAVE;
 }

@@ -93,4 +93,10 @@
 #define BT_EXIT_CALLOUT	 3 /* info: TC offset; state is recovered from it */
 #define BT_EXIT_FAULT	 4 /* state already recovered; rip in vcpu->rip */
 #define BT_EXIT_POLL	 5 /* the same */
+#define BT_EXIT_EVENT	 6 /* the same; the event has been delivered */
+
+/* What bt_signal answers. */
+#define BT_SIG_RETRY	 0 /* mended: the host instruction again */
+#define BT_SIG_LEAVE	 1 /* out through bt_exit_fault */
+#define BT_SIG_ENTER	 2 /* to HOT_PC, with the state in the vcpu */
 #endif

@@ -93,7 +93,7 @@ static void settle_rsp(struct tr *t, unsigned k)
 
 	if (rsp_touched_after(t, k))
 		return;
-	recov_mark(t, in->rip + in->i.length - t->tu->rip, RK_NORMAL);
+	recov_mark(t, in->rip + in->i.length - t->tu->rip, RK_TOUCH);
 	emit_load(&t->e, S0, R_RSP, 0);
 }
 

@@ -46,7 +46,8 @@ gva_t shadow_gva(const struct shadow *s, uint64_t hva);
 
 enum shadow_fill {
 	SHADOW_OK,	/* mapped; try again */
-	SHADOW_FAULT,	/* the guest's page tables say no */
+	SHADOW_PF,	/* the guest's page tables say no: shadow_last_fault */
+	SHADOW_FAULT,	/* what only the interpreter can judge */
 	SHADOW_MMIO,	/* not RAM */
 	SHADOW_CODE,	/* a write to a page that holds translated code */
 	SHADOW_NOTOURS, /* host address in no window of the present view */
@@ -55,6 +56,11 @@ enum shadow_fill {
 /* The host address hva faulted (write or not) in the view of CPL class user. */
 enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 			     unsigned user);
+/* After SHADOW_PF: where, and the error code of the #PF. */
+void shadow_last_fault(const struct shadow *s, gva_t *gva, uint32_t *err);
+/* An access to gva is likely to come: fill if the guest's entries allow it
+ * without being changed (but for accessed bits). True: filled. */
+bool shadow_prefill(struct shadow *s, gva_t gva, bool write, unsigned user);
 /* Slow path: see to it that gva's slot has a window in the view (so that the
  * next access gets as far as shadow_fill). False: it leads nowhere. */
 bool shadow_need_window(struct shadow *s, gva_t gva, unsigned user);

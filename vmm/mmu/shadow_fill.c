@@ -72,6 +72,7 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 	gva_t gva;
 	ppn_t ppn;
 	unsigned n, i;
+	uint32_t err;
 	uint8_t flags;
 	bool upgrade;
 	long got;
@@ -79,9 +80,18 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 	if (!wi || (w->sp && w->sp != s->cur))
 		return SHADOW_NOTOURS;
 	gva = w->gbase + (hva & SLOT_MASK);
-	if (mmu_walk(s->v, gva,
-		     (write ? WALK_WRITE : 0) | (user ? WALK_USER : 0), &wk))
-		return SHADOW_FAULT;
+	err = mmu_walk(s->v, gva,
+		       (write ? WALK_WRITE : 0) | (user ? WALK_USER : 0), &wk);
+	if (err) {
+		/* A page fault drops the page's entry (vol. 3, 4.10.4.1),
+		 * unless a walk would bring it back. */
+		old = node_find(s, wi, vpn);
+		if (old && node_judge(s, &s->node[old]) != NODE_SAME)
+			node_unmap(s, old);
+		s->fault_gva = gva;
+		s->fault_err = err & ~WALK_FAULT;
+		return SHADOW_PF;
+	}
 	/* Supervisor writes with CR0.WP clear are left to the interpreter. */
 	if (write && !wk.writable)
 		return SHADOW_FAULT;
@@ -146,4 +156,28 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 	s->st.fills++;
 	s->st.pages += n;
 	return SHADOW_OK;
+}
+
+void shadow_last_fault(const struct shadow *s, gva_t *gva, uint32_t *err)
+{
+	*gva = s->fault_gva;
+	*err = s->fault_err;
+}
+
+bool shadow_prefill(struct shadow *s, gva_t gva, bool write, unsigned user)
+{
+	uint64_t hva = gva + shadow_delta(s, gva, user);
+	unsigned wi = hva >> SLOT_SHIFT < HOST_SLOTS
+			      ? s->host_win[hva >> SLOT_SHIFT]
+			      : 0;
+	struct walk wk;
+	uint32_t i;
+
+	if (!wi || mmu_walk(s->v, gva, WALK_PROBE, &wk))
+		return false;
+	write = write && wk.writable && wk.dirty;
+	i = node_find(s, wi, (hva & SLOT_MASK) >> PAGE_SHIFT);
+	if (i && (!write || (s->node[i].flags & N_W)))
+		return false;
+	return shadow_fill(s, hva, write, user) == SHADOW_OK;
 }

@@ -5,14 +5,8 @@
  */
 #include "vmm/mmu/shadow_priv.h"
 
-enum node_state {
-	NODE_GONE,
-	NODE_SAME,
-	NODE_READ_ONLY, /* the same page, but no longer to be written freely */
-};
-
 /* What do the page tables say of a mapped page now? */
-static enum node_state node_judge(struct shadow *s, const struct node *n)
+enum node_state node_judge(struct shadow *s, const struct node *n)
 {
 	const struct window *w = &s->win[n->win];
 	gva_t gva = w->gbase + ((uint64_t)n->vpn << PAGE_SHIFT);

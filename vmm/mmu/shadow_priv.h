@@ -73,6 +73,8 @@ struct shadow {
 	uint32_t *rmap; /* by PPN */
 	uint32_t *hash;
 	uint64_t clock, epoch, vmas, vma_limit;
+	gva_t fault_gva; /* of the last SHADOW_PF */
+	uint32_t fault_err;
 	struct shadow_stats st;
 	struct stat_group stat_group;
 };
@@ -113,6 +115,13 @@ void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
 /* Takes it out of the books; the mapping is the caller's affair. */
 void node_del(struct shadow *s, uint32_t i);
 void node_unmap(struct shadow *s, uint32_t i);
+enum node_state {
+	NODE_GONE,
+	NODE_SAME,
+	NODE_READ_ONLY, /* the same page, but no longer to be written freely */
+};
+/* What do the page tables say of a mapped page now? */
+enum node_state node_judge(struct shadow *s, const struct node *n);
 /* Without VMAs to split for it the page is unmapped. */
 void node_set_readonly(struct shadow *s, uint32_t i);
 /* VMAs have run out, or nearly. */
