@@ -49,15 +49,17 @@ struct recov {
 	uint8_t kind;
 };
 
-#define CCF_STRADDLE 1u /* its one instruction crosses into ppn2 */
-#define CCF_DEAD     2u /* unlinked; memory is reused with its region */
-#define CCF_OFF	     4u /* not in the list of ppn any more */
-#define CCF_OFF2     8u /* not in the list of ppn2 any more */
+#define CCF_STRADDLE 1u	 /* its one instruction crosses into ppn2 */
+#define CCF_DEAD     2u	 /* unlinked; memory is reused with its region */
+#define CCF_OFF	     4u	 /* not in the list of ppn any more */
+#define CCF_OFF2     8u	 /* not in the list of ppn2 any more */
+#define CCF_CROSS0   16u /* exit 0 leads out of the page */
+#define CCF_CROSS1   32u /* exit 1 does */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
 	uint16_t stub;	/* where it goes when not chained */
-	int32_t target; /* rip of the target - ccf->rip (same page) */
+	int32_t target; /* rip of the target - ccf->rip */
 	uint32_t to;	/* CCF it is chained to, 0: none */
 	uint32_t next_in; /* next in `to`'s list of incoming exits: id*2+exit */
 };
@@ -135,8 +137,9 @@ struct itlb_entry {
 	uint32_t ppn;
 	uint8_t user;
 };
-#define ITLB_SIZE 512
-#define UEXEC_MAX 64
+#define ITLB_SIZE  512
+#define UEXEC_MAX  4096
+#define UEXEC_HASH 8192
 
 struct bt {
 	struct vm *vm;
@@ -163,7 +166,8 @@ struct bt {
 	uint32_t *ibtc_head[2]; /* first CCF of each entry, or 0 */
 	uint32_t ibtc_log_n[2];
 	uint16_t *ibtc_log[2];
-	void *ibtc_miss; /* what empty entries hold */
+	uint32_t *cross_log[2], n_cross[2]; /* exits chained across pages */
+	void *ibtc_miss;		    /* what empty entries hold */
 
 	struct itlb_entry itlb[ITLB_SIZE];
 	uint64_t kern_epoch, epoch_next;
@@ -190,6 +194,7 @@ struct bt {
 		uint64_t vpage;
 		uint32_t ppn;
 	} uexec[UEXEC_MAX];
+	uint16_t uexec_hash[UEXEC_HASH]; /* index + 1; 0: free */
 	unsigned n_uexec;
 	bool kern_loose; /* view 0 has code that a CR3 write may change */
 	bool started;
@@ -287,6 +292,13 @@ void ccf_evict(struct bt *bt, uint32_t id);
 void ccf_forget_pages(struct bt *bt, uint32_t id);
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
+/* An exit that leads out of its page goes back to its stub, if it is chained. */
+void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned exit);
+/* Does exit e of c lead out of c's page? */
+static inline bool ccf_crosses(const struct ccf *c, unsigned e)
+{
+	return c->flags & (CCF_CROSS0 << e);
+}
 /* Drop every CCF of a page / those that overlap [off, off+len) of it. Answers
  * how many. */
 unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len);
@@ -298,7 +310,10 @@ void ibtc_trim(struct bt *bt);
 void ibtc_fill(struct bt *bt, uint32_t id);
 /* Take one CCF out of it. */
 void ibtc_clear(struct bt *bt, uint32_t id);
+/* Forget the view's entries and its chains across pages. */
 void ibtc_flush(struct bt *bt, unsigned view);
+/* An exit out of its page is about to be chained. May flush the view. */
+void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
 
 /* tc_audit.c: recount everything (tests). 0 or -EUCLEAN, and says what. */
 int tc_audit(struct bt *bt);

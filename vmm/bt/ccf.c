@@ -198,8 +198,10 @@ void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 	struct ccf *f = &bt->ccf[from], *c = &bt->ccf[to];
 	struct ccf_exit *x = &f->exit[exit];
 
-	if (x->to || (f->flags & CCF_DEAD))
+	if (x->to || (f->flags & CCF_DEAD) || f->mode != c->mode)
 		return;
+	if (ccf_crosses(f, exit))
+		ibtc_note_cross(bt, from, exit, to);
 	patch_rel32(bt, f->host + x->patch, c->host + c->direct);
 	x->to = to;
 	x->next_in = c->incoming;
@@ -239,6 +241,17 @@ static void unlink_exit(struct bt *bt, uint32_t id, unsigned e)
 	*p = x->next_in;
 	x->to = 0;
 	bt->stats.exits_chained--;
+}
+
+void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned e)
+{
+	struct ccf *f = &bt->ccf[id];
+	struct ccf_exit *x = &f->exit[e];
+
+	if (!x->to || !ccf_crosses(f, e))
+		return;
+	unlink_exit(bt, id, e);
+	patch_rel32(bt, f->host + x->patch, f->host + x->stub);
 }
 
 /* ---- the end ---- */

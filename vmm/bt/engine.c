@@ -86,7 +86,6 @@ static bool user_code_same(struct bt *bt)
 static void exec_forget_user(struct bt *bt)
 {
 	ibtc_flush(bt, 1);
-	bt->n_uexec = 0;
 	/* The ITLB may still have pages of other spaces, good until an INVLPG
 	 * that must be seen: forget them together, and not too often. */
 	if (bt->n_exec_seen[0] > EXEC_SEEN_MAX || bt->exec_huge[0]) {

@@ -12,7 +12,7 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 {
 	struct bt *bt = (struct bt *)v->bt;
 	uint64_t kind = v->bt_hot[HOT_EXIT_KIND], rip;
-	uint32_t from = 0, id, ppn;
+	uint32_t from = 0, id, ppn = 0;
 	unsigned exit = 0;
 	struct ccf *c;
 
@@ -28,13 +28,12 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 		ppn = c->ppn;
 	} else {
 		rip = v->bt_hot[HOT_EXIT_INFO];
-		if (!exec_cached(bt, rip, &ppn)) {
-			v->rip = rip;
-			return 0;
-		}
 	}
 	v->rip = rip;
 	if (bt->lockstep)
+		return 0;
+	if ((!from || ccf_crosses(&bt->ccf[from], exit)) &&
+	    !exec_cached(bt, rip, &ppn))
 		return 0;
 	id = tc_lookup(bt, rip, ppn, bt->mode);
 	if (!id)

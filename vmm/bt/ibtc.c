@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The indirect-branch table (IBTC).
+ * What holds for the running address space only: the indirect-branch table
+ * (IBTC), and the chains that lead from one page to another.
  *
  * It holds, for the low 16 bits of a target, the checked entry of a CCF;
  * others with the same low bits hang behind it, each check that fails leading
@@ -9,7 +10,15 @@
  * address space: it is filled after a walk, and emptied when translations
  * change (exec.c).
  *
- * A log of the entries in use makes emptying it cheap.
+ * A chain within a page (ccf.c) leads from a physical page into the same one,
+ * however it came to be run. One across pages holds as long as the walk for its
+ * target does, exactly like an IBTC entry: so it is made and undone with them. A
+ * log of such exits, and one of the IBTC's entries in use, make emptying cheap.
+ * An exit in the log may have been unchained or its CCF replaced by another
+ * since; then what is undone is nothing, or a chain that can be made again.
+ *
+ * The user view also notes from which pages (uexec) it was filled: a CR3 write
+ * walks for these, and keeps the view when the new space has the same.
  *
  * Built with -mgeneral-regs-only: bt_fast_dispatch calls in here.
  */
@@ -19,10 +28,12 @@
 
 #include "vmm/bt/bt_priv.h"
 
-#define IBTC_LOG   16384
-#define IBTC_WAYS  4 /* CCFs that share an entry, tried in turn */
-#define HEAD_BYTES (BT_IBTC_ENTRIES * sizeof(uint32_t))
-#define LOG_BYTES  (IBTC_LOG * sizeof(uint16_t))
+#define IBTC_LOG    65536
+#define CROSS_LOG   65536
+#define IBTC_WAYS   4 /* CCFs that share an entry, tried in turn */
+#define HEAD_BYTES  (BT_IBTC_ENTRIES * sizeof(uint32_t))
+#define LOG_BYTES   (IBTC_LOG * sizeof(uint16_t))
+#define CROSS_BYTES (CROSS_LOG * sizeof(uint32_t))
 
 static void *reserve(size_t bytes)
 {
@@ -37,7 +48,8 @@ int ibtc_init(struct bt *bt)
 	for (int v = 0; v < 2; v++) {
 		bt->ibtc_log[v] = reserve(LOG_BYTES);
 		bt->ibtc_head[v] = reserve(HEAD_BYTES);
-		if (!bt->ibtc_log[v] || !bt->ibtc_head[v])
+		bt->cross_log[v] = reserve(CROSS_BYTES);
+		if (!bt->ibtc_log[v] || !bt->ibtc_head[v] || !bt->cross_log[v])
 			return -ENOMEM;
 	}
 	return 0;
@@ -48,13 +60,17 @@ void ibtc_fini(struct bt *bt)
 	for (int v = 0; v < 2; v++) {
 		munmap(bt->ibtc_log[v], LOG_BYTES);
 		munmap(bt->ibtc_head[v], HEAD_BYTES);
+		munmap(bt->cross_log[v], CROSS_BYTES);
 	}
 }
 
 void ibtc_trim(struct bt *bt)
 {
-	for (int v = 0; v < 2; v++)
+	for (int v = 0; v < 2; v++) {
 		madvise(bt->ibtc_head[v], HEAD_BYTES, MADV_DONTNEED);
+		madvise(bt->ibtc_log[v], LOG_BYTES, MADV_DONTNEED);
+		madvise(bt->cross_log[v], CROSS_BYTES, MADV_DONTNEED);
+	}
 }
 
 static void set_head(struct bt *bt, unsigned v, unsigned slot, uint32_t id)
@@ -109,23 +125,60 @@ static void clear_slot(struct bt *bt, unsigned v, unsigned slot)
 	set_head(bt, v, slot, 0);
 }
 
-/* The user view's IBTC is about to depend on this page. */
+static void uexec_reset(struct bt *bt)
+{
+	if (bt->n_uexec)
+		memset(bt->uexec_hash, 0, sizeof(bt->uexec_hash));
+	bt->n_uexec = 0;
+}
+
+/* Where vpage is in the hash, or belongs. It is never more than half full. */
+static uint16_t *uexec_slot(struct bt *bt, uint64_t vpage)
+{
+	unsigned h = (vpage * 0x9e3779b97f4a7c15ull) >> 51;
+
+	while (bt->uexec_hash[h] &&
+	       bt->uexec[bt->uexec_hash[h] - 1].vpage != vpage)
+		h = (h + 1) % UEXEC_HASH;
+	return &bt->uexec_hash[h];
+}
+
+/* The user view is about to depend on this page. */
 static void uexec_add(struct bt *bt, uint64_t vpage, uint32_t ppn)
 {
-	bool other = false; /* the same page, elsewhere before */
+	uint16_t *slot = uexec_slot(bt, vpage);
 
-	for (unsigned i = bt->n_uexec; i-- > 0;)
-		if (bt->uexec[i].vpage == vpage) {
-			if (bt->uexec[i].ppn == ppn)
-				return;
-			other = true;
-		}
-	if (bt->n_uexec == UEXEC_MAX || other) {
+	if (*slot && bt->uexec[*slot - 1].ppn == ppn)
+		return;
+	/* Full, or the same page was elsewhere before. */
+	if (*slot || bt->n_uexec == UEXEC_MAX) {
 		ibtc_flush(bt, 1);
-		bt->n_uexec = 0;
+		slot = uexec_slot(bt, vpage);
 	}
 	bt->uexec[bt->n_uexec].vpage = vpage;
 	bt->uexec[bt->n_uexec++].ppn = ppn;
+	*slot = bt->n_uexec;
+}
+
+static void note_pages(struct bt *bt, const struct ccf *c)
+{
+	if (!(c->mode & MODE_USER))
+		return;
+	uexec_add(bt, c->rip >> PAGE_SHIFT, c->ppn);
+	if (c->flags & CCF_STRADDLE)
+		uexec_add(bt, (c->rip >> PAGE_SHIFT) + 1, c->ppn2);
+}
+
+void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
+{
+	unsigned v = bt->ccf[to].mode & MODE_USER ? 1 : 0;
+
+	note_pages(bt, &bt->ccf[to]);
+	if (bt->n_cross[v] == CROSS_LOG) {
+		ibtc_flush(bt, v);
+		note_pages(bt, &bt->ccf[to]);
+	}
+	bt->cross_log[v][bt->n_cross[v]++] = from * 2 + exit;
 }
 
 void ibtc_fill(struct bt *bt, uint32_t id)
@@ -135,11 +188,7 @@ void ibtc_fill(struct bt *bt, uint32_t id)
 	unsigned i = c->rip & (BT_IBTC_ENTRIES - 1), n;
 	uint32_t head, k;
 
-	if (v) {
-		uexec_add(bt, c->rip >> PAGE_SHIFT, c->ppn);
-		if (c->flags & CCF_STRADDLE)
-			uexec_add(bt, (c->rip >> PAGE_SHIFT) + 1, c->ppn2);
-	}
+	note_pages(bt, c);
 	if (c->in_ibtc)
 		return;
 	head = bt->ibtc_head[v][i];
@@ -149,8 +198,10 @@ void ibtc_fill(struct bt *bt, uint32_t id)
 		clear_slot(bt, v, i);
 		head = 0;
 	} else if (!n) {
-		if (bt->ibtc_log_n[v] == IBTC_LOG)
+		if (bt->ibtc_log_n[v] == IBTC_LOG) {
 			ibtc_flush(bt, v);
+			note_pages(bt, c);
+		}
 		bt->ibtc_log[v][bt->ibtc_log_n[v]++] = i;
 	}
 	c->in_ibtc = true;
@@ -164,5 +215,12 @@ void ibtc_flush(struct bt *bt, unsigned v)
 	for (uint32_t k = 0; k < bt->ibtc_log_n[v]; k++)
 		clear_slot(bt, v, bt->ibtc_log[v][k]);
 	bt->ibtc_log_n[v] = 0;
+	/* The newest first: it is the first in its target's list. */
+	for (uint32_t k = bt->n_cross[v]; k-- > 0;)
+		ccf_unchain_cross(bt, bt->cross_log[v][k] / 2,
+				  bt->cross_log[v][k] & 1);
+	bt->n_cross[v] = 0;
+	if (v)
+		uexec_reset(bt);
 	bt->stats.ibtc_flushes++;
 }

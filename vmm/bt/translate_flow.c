@@ -2,19 +2,25 @@
 /*
  * Ways out of a unit: branches, exits and their stubs, callouts, polls.
  *
- * Chaining is within a page only: the target is then in the same physical
- * page as the source, however the address space came to run it. Every jump
- * that leaves the page goes through the IBTC, with a constant index when the
- * target is constant; what is in the IBTC has been walked for.
+ * Jumps to constant targets are chained. Within a page the target is in the
+ * same physical page as the source, however the address space came to run it;
+ * across pages the chain lives as long as the walk for the target holds (ibtc.c).
+ * Other jumps go through the IBTC; what is in it has been walked for.
  */
 #include "vmm/bt/translate_priv.h"
 #include "vmm/mmu/walk.h"
 
 static bool same_page(const struct tr *t, uint64_t target)
 {
-	/* Units in the last bytes of a page may straddle: never chained. */
+	/* Units in the last bytes of a page may straddle. */
 	return !t->tu->straddle && !((target ^ t->tu->rip) >> PAGE_SHIFT) &&
 	       (target & (PAGE_SIZE - 1)) < PAGE_SIZE - 15;
+}
+
+static bool is_chainable(const struct tr *t, uint64_t target)
+{
+	return same_page(t, target) ||
+	       (gva_canonical(target) && fits32(target - t->tu->rip));
 }
 
 /* rel32 at patch leads to guest address target, by chaining or the IBTC. */
@@ -44,9 +50,12 @@ void gen_stubs(struct tr *t)
 		uint16_t at = t->e.p - t->e.start;
 
 		emit_patch(t->stub[i].patch, t->e.p);
-		if (same_page(t, target)) {
-			struct ccf_exit *x = &t->c->exit[n_exit++];
+		if (is_chainable(t, target)) {
+			struct ccf_exit *x = &t->c->exit[n_exit];
 
+			if (!same_page(t, target))
+				t->c->flags |= CCF_CROSS0 << n_exit;
+			n_exit++;
 			x->patch = t->stub[i].patch - t->e.start;
 			x->stub = at;
 			x->target = target - t->tu->rip;
@@ -71,7 +80,7 @@ static void gen_jmp_s0(struct tr *t)
 
 void gen_goto(struct tr *t, uint64_t target)
 {
-	if (same_page(t, target)) {
+	if (is_chainable(t, target)) {
 		add_exit(t, emit_jmp(&t->e), target);
 	} else {
 		gen_jmp_const(t, target);

@@ -36,6 +36,8 @@ static inline bool cpu_layout_word(struct vcpu *v, uint64_t *word)
 		return false;
 	if (v->cpl || v->rip >> 63) {
 		v->layout_seed = 0;
+		if (v->ops && v->ops->mode_changed)
+			v->ops->mode_changed(v);
 		return false;
 	}
 	/* SplitMix64 (Steele, Lea, Flood, OOPSLA 2014). */
