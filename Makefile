@@ -65,9 +65,10 @@ units: $(UNITS)
 # Debian packages. DEPS: to build and to make the guest; DEPS_TEST: besides.
 DEPS := gcc libc6-dev binutils libzydis-dev libzycore-dev libxxhash-dev liblz4-dev \
 	libjemalloc-dev libnuma-dev libjansson-dev libpopt-dev libseccomp-dev \
+	libmicrohttpd-dev libncurses-dev \
 	busybox-static cpio gzip xz-utils ca-certificates $(GUEST_DEPS)
 DEPS_TEST := libcmocka-dev qemu-system-x86 clang-format jq procps \
-	bsdutils $(GUEST_DEPS_TEST)
+	bsdutils curl $(GUEST_DEPS_TEST)
 deps:
 	@tests/deps.sh $(DEPS)
 deps-test:

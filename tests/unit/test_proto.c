@@ -23,20 +23,39 @@
 
 #include "mm/types.h"
 #include "vmm/cli/fleet.h"
-#include "vmm/cli/report.h"
+#include "vmm/cli/report_table.h"
 #include "vmm/cli/server.h"
 
 /* ---- samples ---- */
 
 static struct report_vm two[2] = {
-	{"vm0", "running", 123, 1 << 27, 30 << 20, 40 << 20, 58 << 20, 5 << 20,
-	 2300},
-	{"vm1", "killed", 0, 1 << 27, 0, 0, 0, 0, 0},
+	{.name = "vm0",
+	 .state = "running",
+	 .pid = 123,
+	 .configured_bytes = 1 << 27,
+	 .private_bytes = 30 << 20,
+	 .shared_bytes = 40 << 20,
+	 .zero_bytes = 58 << 20,
+	 .overhead_bytes = 5 << 20,
+	 .boot_ms = 2300,
+	 .granted_bytes = REPORT_ABSENT,
+	 .active_bytes = REPORT_ABSENT,
+	 .ballooned_bytes = REPORT_ABSENT,
+	 .compressed_bytes = REPORT_ABSENT,
+	 .swapped_bytes = 1 << 20},
+	{.name = "vm1",
+	 .state = "killed",
+	 .configured_bytes = 1 << 27,
+	 .granted_bytes = REPORT_ABSENT,
+	 .active_bytes = REPORT_ABSENT,
+	 .ballooned_bytes = REPORT_ABSENT,
+	 .compressed_bytes = REPORT_ABSENT,
+	 .swapped_bytes = REPORT_ABSENT},
 };
 
 static void fill(struct report *r)
 {
-	memset(r, 0, sizeof(*r));
+	report_init(r);
 	r->budget_bytes = 1ull << 34;
 	r->used_bytes = 5ull << 30;
 	r->pool_bytes = 77 << 20;
@@ -167,7 +186,7 @@ static void test_names_cannot_move_the_cursor(void **state)
 	assert_string_equal(back.vms[0].name, "a?[2Jb??c");
 	assert_string_equal(back.vms[0].state, "012345678901234");
 	f = open_memstream(&text, &len);
-	report_print(&back, f, 0, "\n");
+	report_print(&back, f, 0);
 	fclose(f);
 	assert_null(strchr(text, '\033'));
 	free(text);
@@ -185,7 +204,7 @@ static void test_table(void **state)
 	fill(&r);
 	strcpy(r.audit, "clean");
 	f = open_memstream(&text, &len);
-	n = report_print(&r, f, 0, "\n");
+	n = report_print(&r, f, 0);
 	fclose(f);
 	for (char *c = text; *c; c++)
 		lines += *c == '\n';
@@ -196,7 +215,7 @@ static void test_table(void **state)
 	assert_non_null(strstr(text, "audit clean"));
 	free(text);
 	f = open_memstream(&text, &len);
-	n = report_print(&r, f, 1, "\n");
+	n = report_print(&r, f, 1);
 	fclose(f);
 	lines = 0;
 	for (char *c = text; *c; c++)
@@ -207,6 +226,57 @@ static void test_table(void **state)
 	free(text);
 	report_line(&r, line, sizeof(line));
 	assert_non_null(strstr(line, "1 VMs run, 1 reached userland"));
+}
+
+static void test_columns_fit(void **state)
+{
+	static const unsigned widths[] = {0, 200, 100, 80, 60, 40, 20, 1};
+	char row[REPORT_ROW_MAX];
+	struct report_columns c;
+	size_t before = REPORT_MAX_COLUMNS;
+	struct report r;
+
+	fill(&r);
+	for (unsigned i = 0; i < ARRAY_SIZE(widths); i++) {
+		report_columns_pick(&r, widths[i], &c);
+		assert_true(c.n >= 2 && c.n <= before);
+		before = c.n;
+		assert_string_equal(c.f[0]->name, "name");
+		report_head(&c, row);
+		if (widths[i] >= 40)
+			assert_true(strlen(row) <= widths[i]);
+		report_row(&c, &r.vms[0], row);
+		assert_non_null(strstr(row, "30.0"));
+	}
+	/* An optional column is there when one VM has it, and empty in others. */
+	report_columns_pick(&r, 0, &c);
+	report_head(&c, row);
+	assert_non_null(strstr(row, "SWAPPED"));
+	assert_null(strstr(row, "BALLOONED"));
+	report_total_row(&c, &r, row);
+	assert_non_null(strstr(row, "256.0"));
+	assert_non_null(strstr(row, " 1.0"));
+}
+
+static void test_optional_fields(void **state)
+{
+	struct report r, back;
+	json_t *o, *vms;
+
+	fill(&r);
+	o = report_to_json(&r);
+	vms = json_object_get(o, "vms");
+	assert_non_null(
+		json_object_get(json_array_get(vms, 0), "swapped_bytes"));
+	assert_null(json_object_get(json_array_get(vms, 1), "swapped_bytes"));
+	assert_null(json_object_get(json_array_get(vms, 0), "active_bytes"));
+	assert_null(json_object_get(json_object_get(o, "host"), "store_bytes"));
+	assert_int_equal(report_from_json(o, &back), 0);
+	assert_true(back.vms[0].swapped_bytes == 1 << 20);
+	assert_true(back.vms[1].swapped_bytes == REPORT_ABSENT);
+	assert_true(back.store_bytes == REPORT_ABSENT);
+	json_decref(o);
+	report_free(&back);
 }
 
 /* ---- the socket ---- */
@@ -548,6 +618,8 @@ int main(void)
 		cmocka_unit_test(test_hostile_samples),
 		cmocka_unit_test(test_names_cannot_move_the_cursor),
 		cmocka_unit_test(test_table),
+		cmocka_unit_test(test_columns_fit),
+		cmocka_unit_test(test_optional_fields),
 		cmocka_unit_test_setup_teardown(test_query, make_dir,
 						remove_dir),
 		cmocka_unit_test_setup_teardown(test_long_answer, make_dir,

@@ -29,6 +29,8 @@
 
 #include "mm/control.h"
 #include "mm/sharing/share.h"
+#include "vmm/cli/metrics.h"
+#include "vmm/cli/prom.h"
 #include "vmm/cli/server.h"
 
 #define STOP_NS (5 * NS_PER_S)
@@ -103,6 +105,40 @@ static int open_signals(struct manager *m)
 	return manager_watch(m, m->signals, SRC_SIGNAL, 0, EPOLLIN);
 }
 
+static char *metrics_text(void *ctx, size_t *len)
+{
+	struct report r;
+	char *text = NULL;
+	FILE *f;
+
+	if (manager_sample(ctx, &r, false))
+		return NULL;
+	f = open_memstream(&text, len);
+	if (f)
+		prom_write(&r, f);
+	if (f && fclose(f)) {
+		free(text);
+		text = NULL;
+	}
+	report_free(&r);
+	return text;
+}
+
+static int open_metrics(struct manager *m, char *err, size_t errlen)
+{
+	int r;
+
+	if (!m->cfg.metrics)
+		return 0;
+	r = metrics_open(m->cfg.metrics, metrics_text, m, &m->metrics, err,
+			 errlen);
+	if (r)
+		return r;
+	manager_event(m, "metrics at %s", metrics_url(m->metrics));
+	return manager_watch(m, metrics_fd(m->metrics), SRC_METRICS, 0,
+			     EPOLLIN);
+}
+
 /* Five descriptors a VM: the usual soft limit of 1024 is 200 VMs. */
 static void raise_fd_limit(void)
 {
@@ -136,9 +172,10 @@ static int set_up(struct manager *m, char *err, size_t errlen)
 	}
 	r = server_open(m->cfg.socket_path, m->cfg.make_socket_dir, &m->server,
 			err, errlen);
-	if (r)
-		return r;
-	return manager_watch(m, server_fd(m->server), SRC_LISTEN, 0, EPOLLIN);
+	if (!r)
+		r = manager_watch(m, server_fd(m->server), SRC_LISTEN, 0,
+				  EPOLLIN);
+	return r ? r : open_metrics(m, err, errlen);
 }
 
 int manager_create(const struct manager_config *cfg, struct manager **out,
@@ -249,6 +286,8 @@ static void dispatch(struct manager *m, const struct epoll_event *ev)
 	case SRC_CLIENT:
 		server_client_ready(m->server, (int)index);
 		return;
+	case SRC_METRICS:
+		return; /* its turn comes in every round */
 	case SRC_SOCKET:
 		v = m->vms[index];
 		if (v->socket >= 0 && v->share)
@@ -296,6 +335,12 @@ void manager_poll(struct manager *m, int timeout_ms)
 		if (ms < (uint64_t)timeout_ms)
 			timeout_ms = (int)ms;
 	}
+	if (m->metrics) {
+		int ms = metrics_timeout_ms(m->metrics);
+
+		if (ms >= 0 && ms < timeout_ms)
+			timeout_ms = ms;
+	}
 	n = epoll_wait(m->epfd, ev, ARRAY_SIZE(ev), timeout_ms);
 	for (int i = 0; i < n; i++)
 		dispatch(m, &ev[i]);
@@ -306,6 +351,8 @@ void manager_poll(struct manager *m, int timeout_ms)
 		m->scan_ns = now + NS_PER_S;
 	look_for_boots(m);
 	server_expire(m->server, now);
+	if (m->metrics)
+		metrics_run(m->metrics, now);
 }
 
 int manager_signal(const struct manager *m)
@@ -376,6 +423,7 @@ void manager_destroy(struct manager *m)
 	if (m->host)
 		share_host_destroy(m->host);
 	free(m->groups);
+	metrics_close(m->metrics);
 	server_close(m->server);
 	manager_close_fd(&m->signals);
 	manager_close_fd(&m->epfd);

@@ -23,6 +23,7 @@ struct manager_config {
 	const char *socket_path;
 	bool make_socket_dir;
 	const char *log_dir; /* or NULL */
+	const char *metrics; /* address to serve them at, or NULL */
 	const char *engine;  /* for the monitors */
 	const char *marker;
 	const char *confine;

@@ -17,9 +17,17 @@
 #define TEXT_MAX 4096 /* of a monitor's stderr that we keep */
 
 struct control;
+struct metrics;
 
 /* What an epoll event is about: kind in the upper half, index or fd below. */
-enum source { SRC_SIGNAL, SRC_LISTEN, SRC_CLIENT, SRC_SOCKET, SRC_STDERR };
+enum source {
+	SRC_SIGNAL,
+	SRC_LISTEN,
+	SRC_CLIENT,
+	SRC_METRICS,
+	SRC_SOCKET,
+	SRC_STDERR
+};
 
 struct mvm {
 	struct manager *m;
@@ -56,6 +64,7 @@ struct manager {
 	struct mvm **vms;
 	size_t n_vms;
 	struct server *server;
+	struct metrics *metrics; /* or NULL */
 	int epfd, signals;
 	int signal; /* that asks us to end */
 	bool stopping;

@@ -16,6 +16,7 @@
 #include "mm/sharing/share.h"
 #include "mm/types.h"
 #include "vmm/cli/overhead.h"
+#include "vmm/cli/report_fields.h"
 
 #define OVERHEAD_NS	 (2 * NS_PER_S)	 /* between samples of a young VM */
 #define OVERHEAD_SLOW_NS (15 * NS_PER_S) /* and of one that is up */
@@ -54,7 +55,7 @@ static void sample_vm(struct mvm *v, struct report_vm *o, uint64_t now,
 {
 	struct share_vm_info info = {0};
 
-	memset(o, 0, sizeof(*o));
+	report_section_clear(&report_vm_section, o);
 	snprintf(o->name, sizeof(o->name), "%s", v->name);
 	o->configured_bytes = v->mem;
 	o->boot_ms = v->boot_ms;
@@ -117,7 +118,7 @@ int manager_sample(struct manager *m, struct report *r, bool oracle)
 {
 	uint64_t now = manager_now_ns();
 
-	memset(r, 0, sizeof(*r));
+	report_init(r);
 	r->vms = calloc(m->n_vms + 1, sizeof(*r->vms));
 	if (!r->vms)
 		return -ENOMEM;

@@ -20,6 +20,8 @@
 #include "mm/types.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/manager.h"
+#include "vmm/cli/metrics.h"
+#include "vmm/cli/report_table.h"
 #include "vmm/cli/server.h"
 
 #define NS_PER_S    1000000000ull
@@ -29,7 +31,7 @@
 
 struct pack_opts {
 	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
-		*marker, *confine, *kaslr;
+		*marker, *confine, *kaslr, *metrics;
 	uint64_t mem, host_mem, tc_size;
 	uint32_t n, seconds;
 	bool oracle, no_share, verbose;
@@ -75,6 +77,10 @@ static const struct opt opts[] = {
 	 "the manager's socket (default: in $XDG_RUNTIME_DIR, or "
 	 "/run/sardine, or /tmp/sardine-UID)",
 	 OPT(struct pack_opts, socket)},
+	{"metrics", 0, OPT_STR, "ADDR",
+	 "serve the figures over HTTP at /metrics, as Prometheus reads them; a "
+	 "port alone is one on loopback, and whoever reaches ADDR may read",
+	 OPT(struct pack_opts, metrics)},
 	{"ready-marker", 0, OPT_STR, "STR",
 	 "what a guest prints once it is in userland",
 	 .dflt = "SARDINE-GUEST: userland", OPT(struct pack_opts, marker)},
@@ -189,6 +195,8 @@ static enum cli_status check(struct pack *p, char *const args[], char *err,
 {
 	enum cli_status s = make_fleet(p, args, err, len);
 	enum confine_mode mode;
+	struct sockaddr_storage sa;
+	socklen_t salen;
 
 	if (s == CLI_OK)
 		s = cli_check_tc(p->o->tc_size, err, len);
@@ -196,6 +204,9 @@ static enum cli_status check(struct pack *p, char *const args[], char *err,
 		s = check_vm(&p->fleet.vms[i], err, len);
 	if (s == CLI_OK)
 		s = check_budget(p, err, len);
+	if (s == CLI_OK && p->o->metrics &&
+	    metrics_parse(p->o->metrics, &sa, &salen, err, len))
+		s = CLI_USAGE;
 	if (s == CLI_OK && cli_confine_mode(p->o->confine, &mode)) {
 		snprintf(err, len, "--confine %s: use kill, trap or off",
 			 p->o->confine);
@@ -245,9 +256,8 @@ static void draw(struct pack *p)
 	if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row > 10)
 		room = w.ws_row - 9u;
 	if (p->drawn)
-		printf("\033[%uA", p->drawn);
-	p->drawn = report_print(&r, stdout, room, "\033[K\n");
-	printf("\033[J");
+		printf("\033[%uA\033[J", p->drawn);
+	p->drawn = report_print(&r, stdout, room);
 	flush(p);
 	report_free(&r);
 }
@@ -360,7 +370,7 @@ static int finish(struct pack *p)
 	for (size_t i = 0; i < p->n_events; i++)
 		printf("%s\n", p->events[i]);
 	putchar('\n');
-	report_print(&r, stdout, 0, "\n");
+	report_print(&r, stdout, 0);
 	fflush(stdout);
 	if (p->o->json && write_json(p, &r))
 		status = CLI_HOST;
@@ -378,6 +388,7 @@ static int run_fleet(struct pack *p)
 		.budget_bytes = o->host_mem ? o->host_mem : cli_host_mem(),
 		.socket_path = o->socket,
 		.log_dir = o->log_dir,
+		.metrics = o->metrics,
 		.engine = o->engine,
 		.marker = o->marker,
 		.confine = o->confine,

@@ -6,11 +6,13 @@
  * it, sends it as JSON, and `top` reads it back. What is read back was written
  * by somebody else: report_from_json checks every type and bounds every
  * string, and names are printable ASCII afterwards.
+ *
+ * Each field is described in report_fields.c; those marked optional there are
+ * REPORT_ABSENT until somebody knows them.
  */
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 
 #define REPORT_NAME    40
 #define REPORT_REFUSED 16
@@ -25,7 +27,10 @@ struct report_vm {
 	uint64_t shared_bytes;	 /* pages on frames of the pool */
 	uint64_t zero_bytes;	 /* pages with nothing behind them */
 	uint64_t overhead_bytes; /* the monitor's own memory and page tables */
-	uint64_t boot_ms;	 /* start to userland; 0: not yet */
+	/* Optional: */
+	uint64_t granted_bytes, active_bytes;
+	uint64_t ballooned_bytes, compressed_bytes, swapped_bytes;
+	uint64_t boot_ms; /* start to userland; 0: not yet */
 };
 
 struct report {
@@ -33,6 +38,7 @@ struct report {
 	char host_state[16];	  /* "ok", "over": used is more than budget */
 	uint64_t available_bytes; /* MemAvailable of the host */
 	uint64_t seconds;	  /* since the manager started */
+	uint64_t store_bytes, swap_bytes; /* optional */
 
 	struct report_vm *vms;
 	size_t n_vms;
@@ -49,16 +55,12 @@ struct report {
 	char audit[16]; /* "", "clean", "failed" */
 };
 
+/* All zero, what is optional absent. */
+void report_init(struct report *r);
 json_t *report_to_json(const struct report *r); /* NULL: out of memory */
 /* 0, -EINVAL (not the shape), -ENOMEM. report_free afterwards. */
 int report_from_json(const json_t *o, struct report *r);
 void report_free(struct report *r);
-
-/* The table for people: at most max_vms VM lines (0: all), then totals. Lines
- * end with eol ("\n", or with an escape that clears the rest first). Returns
- * how many lines. */
-unsigned report_print(const struct report *r, FILE *f, size_t max_vms,
-		      const char *eol);
-/* One line: how things stand. No newline. */
-void report_line(const struct report *r, char *buf, size_t len);
+/* Their sizes added up; what is absent in all of them stays absent. */
+void report_total(const struct report *r, struct report_vm *total);
 #endif

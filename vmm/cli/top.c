@@ -16,7 +16,7 @@
 #include "mm/base/log.h"
 #include "mm/types.h"
 #include "vmm/cli/cli.h"
-#include "vmm/cli/report.h"
+#include "vmm/cli/report_table.h"
 #include "vmm/cli/server.h"
 
 struct top_opts {
@@ -84,9 +84,8 @@ static int live(const char *path)
 		if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row > 10)
 			room = w.ws_row - 9u;
 		if (drawn)
-			printf("\033[%uA", drawn);
-		drawn = report_print(&r, stdout, room, "\033[K\n");
-		printf("\033[J");
+			printf("\033[%uA\033[J", drawn);
+		drawn = report_print(&r, stdout, room);
 		fflush(stdout);
 		report_free(&r);
 		sleep(1);
@@ -118,7 +117,7 @@ static int top_main(void *values, char *const args[])
 	if (o->json)
 		status = print_json(&r);
 	else
-		report_print(&r, stdout, 0, "\n");
+		report_print(&r, stdout, 0);
 	report_free(&r);
 	return status;
 }

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/cli/prom.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "vmm/cli/report_fields.h"
+
+void prom_write_label(FILE *f, const char *value)
+{
+	for (; *value; value++) {
+		if (*value == '\n')
+			fputs("\\n", f);
+		else if (*value == '"' || *value == '\\')
+			fprintf(f, "\\%c", *value);
+		else
+			fputc(*value, f);
+	}
+}
+
+/* ---- a family ---- */
+
+struct family {
+	char name[96];
+	const struct report_field *field;
+	bool told; /* HELP and TYPE are written */
+};
+
+static bool ms(const struct report_field *f)
+{
+	return report_field_unit(f, "_ms");
+}
+
+static struct family family(const struct report_section *s,
+			    const struct report_field *f)
+{
+	const char *name = f->metric_name ? f->metric_name : f->name;
+	struct family fam = {.field = f};
+	int n = (int)strlen(name) - (ms(f) ? 3 : 0);
+
+	snprintf(fam.name, sizeof(fam.name), "sardine_%s_%.*s%s%s", s->name, n,
+		 name, ms(f) ? "_seconds" : "",
+		 f->metric == METRIC_COUNTER ? "_total" : "");
+	return fam;
+}
+
+/* Sentences of the tables are plain text: nothing in them needs escaping, but
+ * for a backslash, which none has. */
+static void tell(FILE *f, const char *name, const char *help, const char *type)
+{
+	fprintf(f, "# HELP %s %s.\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void write_value(struct family *fam, const char *vm, const void *base,
+			FILE *f)
+{
+	const struct report_field *fl = fam->field;
+	bool state = fl->metric == METRIC_STATE;
+	uint64_t v = state ? 1 : report_field_value(fl, base);
+
+	if (v == REPORT_ABSENT || (fl->not_yet_zero && !v))
+		return;
+	if (!fam->told)
+		tell(f, fam->name, fl->help,
+		     fl->metric == METRIC_COUNTER ? "counter" : "gauge");
+	fam->told = true;
+	fputs(fam->name, f);
+	if (vm || state)
+		fputc('{', f);
+	if (vm) {
+		fputs("vm=\"", f);
+		prom_write_label(f, vm);
+		fputs(state ? "\"," : "\"", f);
+	}
+	if (state) {
+		fputs("state=\"", f);
+		prom_write_label(f, report_field_text(fl, base));
+		fputc('"', f);
+	}
+	if (vm || state)
+		fputc('}', f);
+	if (ms(fl))
+		fprintf(f, " %" PRIu64 ".%03u\n", v / 1000,
+			(unsigned)(v % 1000));
+	else
+		fprintf(f, " %" PRIu64 "\n", v);
+}
+
+static void write_section(const struct report_section *s,
+			  const struct report *r, FILE *f)
+{
+	for (size_t i = 0; i < s->n; i++) {
+		struct family fam = family(s, &s->fields[i]);
+
+		if (s->fields[i].metric == METRIC_NONE)
+			continue;
+		if (s != &report_vm_section) {
+			write_value(&fam, NULL, r, f);
+			continue;
+		}
+		/* All of a family stand together. */
+		for (size_t k = 0; k < r->n_vms; k++)
+			write_value(&fam, r->vms[k].name, &r->vms[k], f);
+	}
+}
+
+static void write_refused(const struct report *r, FILE *f)
+{
+	static const char name[] = "sardine_sharing_refused_total";
+
+	if (!r->n_refused)
+		return;
+	tell(f, name, "proposals that a monitor did not commit, by reason",
+	     "counter");
+	for (size_t i = 0; i < r->n_refused; i++) {
+		fprintf(f, "%s{reason=\"", name);
+		prom_write_label(f, r->refused[i].name);
+		fprintf(f, "\"} %" PRIu64 "\n", r->refused[i].count);
+	}
+}
+
+void prom_write(const struct report *r, FILE *f)
+{
+	write_section(&report_host, r, f);
+	write_section(&report_vm_section, r, f);
+	write_section(&report_sharing, r, f);
+	write_refused(r, f);
+}
