@@ -1,16 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-# One bench a question. RUNS=n for more or fewer rounds.
+# One bench a question. RUNS=n for more or fewer rounds, QRUNS=n for those in
+# which QEMU, which is slow, takes part.
 #
+#   make bench           every program and the boot, against native and QEMU TCG
+#			 (figures as JSON in $(BUILD)/bench); PROGRAMS=a,b,c
+#   make bench-compare   this tree against the revision REV
 #   make bench-boot      CPU time from power-on to power-off, against QEMU TCG
 #   make bench-programs  the five programs, against native and QEMU TCG
 #   make bench-share     what sharing costs a page, and how long its runs are
 #   make bench-density   host memory of one more VM, saved against the oracle
 
 RUNS ?= 5
+QRUNS ?= 1
+PROGRAMS ?= all
+DEPS_BENCH := qemu-system-x86 mmdebstrap openssl $(GUEST_DEPS_TEST)
+bench:
+	@tests/deps.sh $(DEPS) $(DEPS_BENCH)
+	$(MAKE) --no-print-directory -j$(JOBS) all guest
+	$(MAKE) --no-print-directory guest-user
+	@mkdir -p $(BUILD)/bench
+	@st=0; \
+	BUILD=$(BUILD) bench/bench_programs.sh -n $(RUNS) -q $(QRUNS) \
+		-p $(PROGRAMS) -j $(BUILD)/bench/programs.json || st=1; \
+	BUILD=$(BUILD) bench/bench_boot.sh -n $(RUNS) \
+		-j $(BUILD)/bench/boot.json || st=1; \
+	exit $$st
+bench-compare: all guest guest-user
+	BUILD=$(BUILD) bench/compare.sh -n $(RUNS) -p $(PROGRAMS) $(REV)
 bench-boot: all guest
 	BUILD=$(BUILD) bench/bench_boot.sh -n $(RUNS)
 bench-programs: all guest
-	BUILD=$(BUILD) bench/bench_programs.sh -n $(RUNS)
+	BUILD=$(BUILD) bench/bench_programs.sh -n $(RUNS) -p five
 $(BUILD)/bench/share: bench/share.c $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) $(LIBS)
@@ -18,4 +38,4 @@ bench-share: $(BUILD)/bench/share
 	$<
 bench-density: all guest
 	BUILD=$(BUILD) bench/bench_density.sh
-.PHONY: bench-boot bench-programs bench-share bench-density
+.PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density

@@ -61,7 +61,16 @@ guest-vmlinux: $(GUEST)/vmlinux
 
 guest: $(GUEST)/unpack_kernel
 
-.PHONY: guest guest-vmlinux
+# The userland of the bench: Debian packages, for the chroot and as an initramfs.
+#   make guest-user     $(BUILD)/guest-user/{root,initrd.img}
+GUEST_USER := $(BUILD)/guest-user
+$(GUEST_USER)/initrd.img: $(GUEST_BIN) $(GUEST)/busybox \
+		tests/guest/image/init $(wildcard tests/guest/user/*)
+	tests/guest/user/mkuser.sh $(GUEST_USER) $(GUEST_DEB) \
+		$(GUEST)/busybox $(GUEST_BIN)
+guest-user: $(GUEST_USER)/initrd.img
+
+.PHONY: guest guest-vmlinux guest-user
 
 # A Multiboot image that checks its loader from inside.
 GUEST_MB := $(GUEST)/mb.elf

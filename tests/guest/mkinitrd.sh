@@ -22,7 +22,8 @@ for a in sh mount umount cat echo ls ps top dmesg poweroff reboot hostname \
 	cp mv ln date uptime env sort yes time taskset; do
 	ln -s busybox "$root/bin/$a"
 done
-for a in primes fib getppid forkwait memsweep selftest work debugexit; do
+for a in primes fib getppid forkwait memsweep chase tlbread4k tlbread2m faults \
+	pipe signals syscalls execloop quit timed clock selftest work debugexit; do
 	ln -s guest "$root/bin/$a"
 done
 if [ $# -gt 4 ]; then

@@ -5,10 +5,10 @@
  * The guest's one static binary: busybox style, the name that it is called by
  * chooses the program. The same file runs natively for the baseline.
  *
- * Each bench program prints one line
- *	NAME PARAMETERS result=R seconds=S
+ * Each bench program prints a line for each thing that it measures
+ *	NAME PARAMETERS result=R seconds=S [MORE]
  * where R depends on nothing but the parameters, and S is CLOCK_MONOTONIC
- * around the work alone.
+ * around the work alone. What follows S may differ from run to run.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -20,6 +20,18 @@ int fib_main(int argc, char **argv);
 int getppid_main(int argc, char **argv);
 int forkwait_main(int argc, char **argv);
 int memsweep_main(int argc, char **argv);
+int chase_main(int argc, char **argv);
+int tlbread4k_main(int argc, char **argv);
+int tlbread2m_main(int argc, char **argv);
+int faults_main(int argc, char **argv);
+int pipe_main(int argc, char **argv);
+int signals_main(int argc, char **argv);
+int syscalls_main(int argc, char **argv);
+int execloop_main(int argc, char **argv);
+int quit_main(int argc, char **argv);
+int timed_main(int argc, char **argv);
+int onecpu_main(int argc, char **argv);
+int clock_main(int argc, char **argv);
 int selftest_main(int argc, char **argv);
 int work_main(int argc, char **argv);
 int debugexit_main(int argc, char **argv);
