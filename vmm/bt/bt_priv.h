@@ -181,10 +181,11 @@ struct bt {
 	ZydisDecoder dec;
 	unsigned tu_max;
 	bool chain, lockstep;
-	uint8_t mode;		    /* of the running vCPU */
+	bool xgetbv1; /* the host has XGETBV with ECX = 1, and XSAVEC */
+	uint8_t mode; /* of the running vCPU */
 	enum shadow_fill last_fill; /* of the last host fault */
 	struct {
-		bool pending, write;
+		bool write; /* HOT_PF_PENDING tells if any */
 		uint8_t cpl;
 		uint64_t rip, gva;
 	} pf;			      /* the last one delivered by pf.c */
@@ -250,6 +251,9 @@ enum insn_kind {
 	K_RDTSC,
 	K_RDTSCP,
 	K_RDBASE,
+	K_WRBASE,
+	K_IRET,
+	K_XSAVE,
 	K_MOV_FROM_SREG,
 	K_MOV_FROM_CR,
 	K_SYSCALL,
@@ -341,6 +345,13 @@ bool exec_page(struct bt *bt, uint64_t rip, uint32_t *ppn);
 int bt_enter(struct vcpu *v); /* BT_EXIT_* */
 extern const char bt_exit_chain[], bt_exit_ibtc[], bt_exit_callout[];
 extern const char bt_exit_fault[], bt_do_syscall[], bt_do_sysret[];
+/* stubs.S: where its accesses to guest memory are, and where a fault that
+ * cannot be mended leads. Ends with 0. */
+extern const char bt_do_iret[], bt_do_xsave[], bt_do_xsavec[], bt_do_xrstor[];
+struct bt_stub_fault {
+	uint64_t pc, fixup;
+};
+extern const struct bt_stub_fault bt_stub_faults[];
 void bt_signal_entry(int sig, siginfo_t *si, void *uc);
 
 /* fast.c: no vector registers, no TLS. Host PC to go on at, or 0. */
@@ -369,8 +380,7 @@ int bt_pf_deliver(struct bt *bt);
 void bt_pf_fill(struct bt *bt);
 static inline bool bt_pf_back(const struct bt *bt)
 {
-	return bt->pf.pending && bt->v->rip == bt->pf.rip &&
-	       bt->v->cpl == bt->pf.cpl;
+	return bt->v->rip == bt->pf.rip && bt->v->cpl == bt->pf.cpl;
 }
 
 /* lockstep.c */

@@ -20,6 +20,7 @@
  * whose entries are units or the miss exit. No instruction is emitted that is
  * not on the list of tu.c. Windows map only what the p2m says is this guest's.
  */
+#include <cpuid.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -268,6 +269,14 @@ static void bt_free(struct bt *bt)
 	free(bt);
 }
 
+/* CPUID 0Dh.1: XSAVEC (bit 1) and XGETBV with ECX = 1 (bit 2). */
+static bool host_has_xgetbv1(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid_count(0xd, 1, &a, &b, &c, &d) && (a & 6) == 6;
+}
+
 static int bt_init(struct vm *vm, struct vcpu *v)
 {
 	struct bt *bt = calloc(1, sizeof(*bt));
@@ -285,6 +294,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 							       : TU_MAX;
 	bt->chain = !vm->cfg.no_chain;
 	bt->lockstep = vm->cfg.lockstep;
+	bt->xgetbv1 = host_has_xgetbv1();
 	bt->epoch_next = 1;
 	bt->kern_epoch = 1;
 	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,
@@ -445,6 +455,18 @@ static void undo_branch(struct bt *bt)
 					      : 0);
 }
 
+/* Back from a page fault's handler, or elsewhere (a signal's handler, say). */
+static void pf_look(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+
+	if (bt_pf_back(bt))
+		bt_pf_fill(bt);
+	else if (v->cpl != 3)
+		return;
+	v->bt_hot[HOT_PF_PENDING] = 0;
+}
+
 /* After the TC came back. */
 static enum cpu_status handle_exit(struct bt *bt, int kind)
 {
@@ -492,8 +514,8 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 	}
 	st = interp_one(bt);
 	check_irq(bt);
-	if (bt_pf_back(bt))
-		bt_pf_fill(bt);
+	if (v->bt_hot[HOT_PF_PENDING])
+		pf_look(bt);
 	return st;
 }
 

@@ -139,6 +139,24 @@ static _Noreturn void die(int sig, siginfo_t *si, greg_t *g)
 	abort();
 }
 
+/* A stub's access to guest memory: mend it, or let the stub give up. */
+static int stub_fault(struct bt *bt, int sig, siginfo_t *si, greg_t *g)
+{
+	const struct bt_stub_fault *f = bt_stub_faults;
+
+	while (f->pc && f->pc != (uint64_t)g[REG_RIP])
+		f++;
+	if (!f->pc)
+		die(sig, si, g);
+	if (sig == SIGSEGV && g[REG_TRAPNO] == 14 &&
+	    shadow_fill(bt->sh, (uint64_t)si->si_addr, g[REG_ERR] & 2,
+			!!(bt->mode & MODE_USER)) == SHADOW_OK)
+		bt->stats.faults_hidden++;
+	else
+		g[REG_RIP] = (greg_t)f->fixup;
+	return BT_SIG_RETRY;
+}
+
 int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 {
 	struct bt *bt = ((struct bt_altstack *)frame)->bt;
@@ -151,7 +169,7 @@ int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 	enum recov_kind rk;
 
 	if (pc - (uint64_t)bt->rx >= bt->tc_size)
-		die(sig, si, g);
+		return stub_fault(bt, sig, si, g);
 	bt->last_fill = SHADOW_NOTOURS;
 	if (sig == SIGSEGV && g[REG_TRAPNO] == 14) {
 		if (addr == BT_POLL_BAD) {

@@ -65,6 +65,13 @@
 #define HOT_LSTAR	 17
 #define HOT_LAST_IND	 16 /* TC offset of the last indirect branch */
 
+#define HOT_J_IRET	 15
+#define HOT_J_XSAVE	 14
+#define HOT_J_XSAVEC	 13
+#define HOT_J_XRSTOR	 12
+#define HOT_GDT		 11 /* host form of the GDT's base, or 0 (stubs.S) */
+#define HOT_PF_PENDING	 10 /* pf.c waits for the guest to come back */
+
 /* Segment caches (two words each) that SYSCALL and SYSRET load, and where
  * struct bt's mode is. */
 #define HOT_KCS		 0

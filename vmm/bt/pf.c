@@ -55,7 +55,7 @@ int bt_pf_deliver(struct bt *bt)
 	bt->pf.cpl = v->cpl;
 	bt->pf.gva = gva;
 	bt->pf.write = err & PF_W;
-	bt->pf.pending = true;
+	v->bt_hot[HOT_PF_PENDING] = 1;
 	v->rflags |= (v->bt_hot[HOT_TMP0] & FL_HOST) | v->bt_hot[HOT_IF];
 	v->bt_hot[HOT_TMP0] = v->bt_hot[HOT_IF] = 0;
 	vcpu_raise_pf(v, gva, err);
@@ -69,7 +69,6 @@ int bt_pf_deliver(struct bt *bt)
 
 void bt_pf_fill(struct bt *bt)
 {
-	bt->pf.pending = false;
 	if (shadow_prefill(bt->sh, bt->pf.gva, bt->pf.write, bt->v->cpl == 3))
 		bt->stats.prefills++;
 }

@@ -6,6 +6,7 @@
  * may change anything.
  */
 #include "vmm/bt/bt_priv.h"
+#include "vmm/mmu/walk.h"
 #include "vmm/x86/regs.h"
 
 _Static_assert(offsetof(struct vcpu, rflags) == VCPU_RFLAGS, "layout.h");
@@ -51,6 +52,50 @@ static void sync_syscall(struct bt *bt)
 		(uint64_t)(v->efer & EFER_SCE ? bt_do_sysret : bt_exit_callout);
 }
 
+/* Would a return to CPL 3 leave the data segments as they are? */
+static bool segments_stay(const struct vcpu *v)
+{
+	static const enum seg_reg data[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(data); i++) {
+		uint16_t a = v->seg[data[i]].attr;
+
+		if ((a & SEG_ATTR_P) && (a & SEG_ATTR_DPL) != SEG_ATTR_DPL)
+			return false;
+	}
+	return true;
+}
+
+/* What stubs.S relies on. The selectors' TI bits are clear, and the GDT reaches
+ * as far as they do. */
+static void sync_stubs(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+	uint64_t *hot = v->bt_hot, base = v->gdtr.base;
+	uint16_t sels = 0, top = 0;
+	bool inline_ok = !bt->lockstep;
+
+	for (unsigned i = HOT_KCS; i <= HOT_USS; i += 2) {
+		uint16_t sel = hot[i];
+
+		sels |= sel;
+		if (sel > top)
+			top = sel;
+	}
+	hot[HOT_GDT] = 0;
+	if (!(sels & 4) && (top | 7) <= v->gdtr.limit && segments_stay(v) &&
+	    gva_canonical(base))
+		hot[HOT_GDT] = base + shadow_delta(bt->sh, base, 0);
+	hot[HOT_J_IRET] = (uint64_t)(inline_ok ? bt_do_iret : bt_exit_callout);
+	inline_ok &= bt->xgetbv1;
+	hot[HOT_J_XSAVE] =
+		(uint64_t)(inline_ok ? bt_do_xsave : bt_exit_callout);
+	hot[HOT_J_XSAVEC] =
+		(uint64_t)(inline_ok ? bt_do_xsavec : bt_exit_callout);
+	hot[HOT_J_XRSTOR] =
+		(uint64_t)(inline_ok ? bt_do_xrstor : bt_exit_callout);
+}
+
 static uint8_t mode_of(const struct vcpu *v)
 {
 	uint8_t m = v->cpl == 3 ? MODE_USER : v->cpl ? MODE_CPL12 : 0;
@@ -88,6 +133,7 @@ void bt_sync_in(struct bt *bt)
 	hot[HOT_KGS] =
 		host_base(bt, v->kernel_gs_base, !(v->kernel_gs_base >> 63));
 	sync_syscall(bt);
+	sync_stubs(bt);
 	hot[HOT_RT] = (uint64_t)bt->view[user] - BT_T_BIAS;
 	hot[HOT_TMP0] = (v->rflags & FL_HOST) | FL_IF | FL_R1;
 	hot[HOT_IF] = v->rflags & FL_IF;

@@ -88,9 +88,13 @@ static bool gen_insn(struct tr *t, unsigned k)
 				? offsetof(struct vcpu, seg[SEG_FS].base)
 				: offsetof(struct vcpu, seg[SEG_GS].base));
 		return true;
-	case K_MOV_FROM_SREG:
-		gen_from_sreg(t, in);
+	case K_WRBASE:
+		gen_wrbase(t, in);
 		return true;
+	case K_XSAVE:
+		return gen_xsave(t, in);
+	case K_MOV_FROM_SREG:
+		return gen_from_sreg(t, in);
 	case K_MOV_FROM_CR:
 		return gen_from_cr(t, in);
 	default:

@@ -156,6 +156,11 @@ void gen_flow(struct tr *t, const struct tu_insn *in)
 			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
 		gen_jmp_s0(t);
 		break;
+	case K_IRET:
+		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
+				 t->c->host + (t->e.p - t->e.start));
+		emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_IRET));
+		break;
 	case K_SYSCALL:
 	case K_SYSRET:
 		/* For the case that the stub gives it to the interpreter. */
@@ -184,6 +189,7 @@ bool needs_poll(const struct tu *tu)
 	case K_RET:
 	case K_SYSCALL:
 	case K_SYSRET:
+	case K_IRET:
 		return true;
 	case K_JCC:
 	case K_JMP:

@@ -91,7 +91,9 @@ void gen_pushf(struct tr *t);
 void gen_swapgs(struct tr *t);
 /* A register from a field of the vCPU: len 2 (zero-extended) or 8 bytes. */
 void gen_from_vcpu(struct tr *t, int g, unsigned len, size_t field);
-void gen_from_sreg(struct tr *t, const struct tu_insn *in);
+bool gen_from_sreg(struct tr *t, const struct tu_insn *in);
+void gen_wrbase(struct tr *t, const struct tu_insn *in);
+bool gen_xsave(struct tr *t, const struct tu_insn *in);
 bool gen_from_cr(struct tr *t, const struct tu_insn *in);
 void gen_rdtsc(struct tr *t, bool with_aux);
 

@@ -4,6 +4,7 @@
  * lets it through. Everything else calls out.
  */
 #include "vmm/bt/translate_priv.h"
+#include "vmm/cpu/sys.h"
 #include "vmm/x86/regs.h"
 
 /* The host's arithmetic flags and DF, plus the guest's others from memory. */
@@ -63,13 +64,119 @@ void gen_from_vcpu(struct tr *t, int g, unsigned len, size_t field)
 		t->delta_base = -1;
 }
 
-void gen_from_sreg(struct tr *t, const struct tu_insn *in)
+bool gen_from_sreg(struct tr *t, const struct tu_insn *in)
 {
 	unsigned s = ZydisRegisterGetId(in->op[1].reg.value);
+	int g = reg_id(in->op[0].reg.value);
+	size_t field =
+		offsetof(struct vcpu, seg[0].sel) + s * sizeof(struct segment);
 
-	gen_from_vcpu(t, reg_id(in->op[0].reg.value), 2,
-		      offsetof(struct vcpu, seg[0].sel) +
-			      s * sizeof(struct segment));
+	if (in->op[0].size >= 32) {
+		gen_from_vcpu(t, g, 2, field);
+		return true;
+	}
+	if (is_special(g))
+		return gen_callout(t, in);
+	/* mov r16, [field] */
+	e8(&t->e, 0x66);
+	emit_op_mem(&t->e, 0, 0x8b, g, RT, -1, 0, BT_D_VCPU(field));
+	if (t->delta_base == g)
+		t->delta_base = -1;
+	return true;
+}
+
+/* The address in r11, also in TMP2: a load that faults, and so calls the
+ * interpreter, if it is not canonical. Bits 63..32 less the sign-extended bits
+ * 47..32 are k * 2^16, and k * 2^48 is added to an address of ours. */
+static void gen_check_canonical(struct tr *t)
+{
+	int32_t high = BT_D_HOT(HOT_TMP2) + 4;
+
+	emit_op_mem(&t->e, 1, 0x63, S0, RT, -1, 0, high); /* movsxd */
+	e8(&t->e, rex(1, S1, -1, RT));			  /* movsx, 16 bits */
+	e8(&t->e, 0x0f);
+	e8(&t->e, 0xbf);
+	emit_modrm_mem(&t->e, S1, RT, -1, 0, high);
+	emit_not(&t->e, S1);
+	emit_lea_x(&t->e, S0, S0, S1, 0, 1);
+	emit_store_imm(&t->e, RT, BT_D_HOT(HOT_TMP1), 0);
+	emit_op_mem(&t->e, 0, 0x89, S0, RT, -1, 0, BT_D_HOT(HOT_TMP1) + 4);
+	emit_load(&t->e, S0, RT, BT_D_HOT(HOT_TMP1));
+	emit_load_x(&t->e, S0, RT, S0, 0, BT_D_HOT(HOT_TMP1));
+	emit_load(&t->e, S0, RT, BT_D_HOT(HOT_TMP2));
+}
+
+/* WRFSBASE, WRGSBASE. The host form is made as bt_sync_in does: in the view of
+ * CPL 3, but for a GS base in the kernel's half at CPL 0. */
+void gen_wrbase(struct tr *t, const struct tu_insn *in)
+{
+	bool fs = in->i.mnemonic == ZYDIS_MNEMONIC_WRFSBASE;
+	unsigned s = fs ? SEG_FS : SEG_GS;
+
+	load_guest(t, S0, ZydisRegisterGetId(in->op[0].reg.value));
+	emit_store(&t->e, S0, RT, BT_D_HOT(HOT_TMP2));
+	gen_check_canonical(t);
+	if (fs || (t->bt->mode & MODE_USER)) {
+		emit_load(&t->e, S1, RT, BT_D_HOT(HOT_RT_USER));
+	} else {
+		/* HOT_RT_KERN is the word below HOT_RT_USER. */
+		emit_imm(&t->e, S1, 63);
+		emit_sarx(&t->e, true, S1, S0, S1);
+		emit_load_x(&t->e, S1, RT, S1, 3, BT_D_HOT(HOT_RT_USER));
+	}
+	emit_shrx(&t->e, S0, S0, RT);
+	emit_load_x(&t->e, S0, S1, S0, 3, BT_D_TABLE);
+	emit_load(&t->e, S1, RT, BT_D_HOT(HOT_TMP2));
+	emit_lea_x(&t->e, S0, S0, S1, 0, 0);
+	emit_store(&t->e, S1, RT,
+		   BT_D_VCPU(offsetof(struct vcpu, seg[0].base) +
+			     s * sizeof(struct segment)));
+	emit_store(&t->e, S0, RT, BT_D_HOT(fs ? HOT_FS : HOT_GS));
+	/* wrfsbase / wrgsbase r11 */
+	e8(&t->e, 0xf3);
+	e8(&t->e, rex(1, 0, -1, S0));
+	e8(&t->e, 0x0f);
+	e8(&t->e, 0xae);
+	e8(&t->e, 0xc0 | (fs ? 2 : 3) << 3 | (S0 & 7));
+	t->delta_base = -1;
+}
+
+/* XSAVE64, XSAVEC64, XRSTOR64: by stubs.S, which comes back. */
+bool gen_xsave(struct tr *t, const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[0];
+	unsigned stub = in->i.mnemonic == ZYDIS_MNEMONIC_XSAVE64 ? HOT_J_XSAVE
+			: in->i.mnemonic == ZYDIS_MNEMONIC_XSAVEC64
+				? HOT_J_XSAVEC
+				: HOT_J_XRSTOR;
+	enum cpu_feature f = stub == HOT_J_XSAVEC ? FEAT_XSAVEC : FEAT_XSAVE;
+	struct mref m;
+	uint8_t *p;
+
+	if (!cpu_has(t->bt->v, f) || o->type != ZYDIS_OPERAND_TYPE_MEMORY ||
+	    o->mem.base == ZYDIS_REGISTER_EIP ||
+	    o->mem.segment == ZYDIS_REGISTER_FS ||
+	    o->mem.segment == ZYDIS_REGISTER_GS)
+		return gen_callout(t, in);
+	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
+			 t->c->host + (t->e.p - t->e.start));
+	gen_mem(t, in, o, &m);
+	if (m.base < 0)
+		return gen_callout(t, in);
+	if (m.index >= 0)
+		emit_lea_x(&t->e, S0, m.base, m.index, m.ss, m.disp);
+	else
+		emit_lea(&t->e, S0, m.base, m.disp);
+	/* lea r10, [rip + the length of the jump] */
+	e8(&t->e, rex(1, S1, -1, 0));
+	e8(&t->e, 0x8d);
+	e8(&t->e, (S1 & 7) << 3 | 5);
+	p = t->e.p;
+	e32(&t->e, 0);
+	emit_jmp_m(&t->e, RT, BT_D_HOT(stub));
+	emit_patch(p, t->e.p);
+	t->delta_base = -1;
+	return true;
 }
 
 bool gen_from_cr(struct tr *t, const struct tu_insn *in)

@@ -195,12 +195,14 @@ static enum insn_kind classify_stack(const struct tu_insn *in)
 	}
 }
 
-static enum insn_kind classify_flow(const struct tu_insn *in)
+static enum insn_kind classify_flow(const struct tu_insn *in, unsigned mode)
 {
 	const ZydisDecodedInstruction *i = &in->i;
 	const ZydisDecodedOperand *o = &in->op[0];
 	bool rel = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
+	if (i->mnemonic == ZYDIS_MNEMONIC_IRETQ)
+		return mode & (MODE_USER | MODE_CPL12) ? K_CALLOUT : K_IRET;
 	if (i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
 	    i->raw.prefix_count > 8)
 		return K_CALLOUT;
@@ -284,6 +286,19 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 		return in->i.operand_width == 64 && !(mode & MODE_NOFSGS)
 			       ? K_RDBASE
 			       : K_CALLOUT;
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE:
+		return in->i.operand_width == 64 &&
+				       !(mode & (MODE_NOFSGS | MODE_CPL12))
+			       ? K_WRBASE
+			       : K_CALLOUT;
+	case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+		/* Not MODE_NOAVX: CR4.OSXSAVE, XCR0 = 7, no #NM. */
+		return !(mode & MODE_NOAVX) && in->i.address_width == 64
+			       ? K_XSAVE
+			       : K_CALLOUT;
 	case ZYDIS_MNEMONIC_RDTSCP:
 		return mode & MODE_TSC_OUT ? K_CALLOUT : K_RDTSCP;
 	case ZYDIS_MNEMONIC_RDTSC:
@@ -343,7 +358,7 @@ static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 	case ZYDIS_CATEGORY_RET:
 	case ZYDIS_CATEGORY_COND_BR:
 	case ZYDIS_CATEGORY_UNCOND_BR:
-		return classify_flow(in);
+		return classify_flow(in, bt->mode);
 	case ZYDIS_CATEGORY_STRINGOP:
 		return classify_string(in);
 	case ZYDIS_CATEGORY_PREFETCH:
@@ -358,8 +373,7 @@ static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 	    in->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
 		switch (ZydisRegisterGetClass(in->op[1].reg.value)) {
 		case ZYDIS_REGCLASS_SEGMENT:
-			return in->op[0].size >= 32 ? K_MOV_FROM_SREG
-						    : K_CALLOUT;
+			return K_MOV_FROM_SREG;
 		case ZYDIS_REGCLASS_CONTROL:
 			return !(bt->mode & (MODE_USER | MODE_CPL12)) &&
 					       in->op[1].reg.value !=
@@ -410,6 +424,8 @@ bool tu_ends(const struct tu_insn *in)
 	case K_RDTSC:
 	case K_RDTSCP:
 	case K_RDBASE:
+	case K_WRBASE:
+	case K_XSAVE:
 	case K_MOV_FROM_SREG:
 	case K_MOV_FROM_CR:
 		return false;
