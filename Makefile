@@ -15,7 +15,7 @@ JOBS ?= $(shell nproc)
 ALL_CFLAGS := -std=gnu11 -Wall -Wextra -Wno-unused-parameter -fms-extensions \
 	-fno-strict-aliasing -D_GNU_SOURCE -I. -march=x86-64-v3 -mfsgsbase \
 	-pthread -MMD -MP $(CFLAGS)
-LIBS := -lZydis -lZycore -lxxhash -llz4 -ljemalloc -lnuma -ljansson -lpopt -lseccomp -lm
+LIBS := -lZydis -lZycore -lxxhash -llz4 -ljemalloc -lnuma -ljansson -lpopt -lseccomp -luring -lm
 ifeq ($(SAN),1)
 ALL_CFLAGS += -fsanitize=address,undefined -fno-omit-frame-pointer
 LIBS := $(filter-out -ljemalloc,$(LIBS))
@@ -65,10 +65,10 @@ units: $(UNITS)
 # Debian packages. DEPS: to build and to make the guest; DEPS_TEST: besides.
 DEPS := gcc libc6-dev binutils libzydis-dev libzycore-dev libxxhash-dev liblz4-dev \
 	libjemalloc-dev libnuma-dev libjansson-dev libpopt-dev libseccomp-dev \
-	libmicrohttpd-dev libncurses-dev \
+	libmicrohttpd-dev libncurses-dev liburing-dev \
 	busybox-static cpio gzip xz-utils ca-certificates $(GUEST_DEPS)
 DEPS_TEST := libcmocka-dev qemu-system-x86 clang-format jq procps \
-	bsdutils curl $(GUEST_DEPS_TEST)
+	bsdutils curl e2fsprogs $(GUEST_DEPS_TEST)
 deps:
 	@tests/deps.sh $(DEPS)
 deps-test:

@@ -10,10 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/random.h>
 
 #include "mm/base/log.h"
 #include "vmm/dev/lapic.h"
+#include "vmm/dev/iothread.h"
+#include "vmm/dev/virtio_blk.h"
 #include "vmm/dev/virtio_pci.h"
 #include "vmm/dev/virtio_rng.h"
 #include "vmm/vm.h"
@@ -23,6 +26,7 @@ struct pci_slot {
 	struct virtio_dev *dev;
 	struct virtio_pci *pci;
 	char name[16];
+	struct stat_group more; /* the device's own counters; desc NULL: none */
 };
 
 struct board_pci {
@@ -107,11 +111,38 @@ static int add_rng(struct vm *vm)
 	return plug(vm, s, virtio_rng_create(&h, &c));
 }
 
+static void blk_event(void *ctx, uint32_t events)
+{
+	virtio_blk_ready(ctx);
+}
+
+static int add_disk(struct vm *vm, unsigned n, char *err, size_t errlen)
+{
+	struct pci_slot *s = next_slot(vm, "disk", n);
+	struct virtio_host h = host(vm);
+	struct virtio_dev *d;
+	int r, fd;
+
+	if (!s)
+		return -ENOSPC;
+	r = virtio_blk_create(&h, s->name, &vm->cfg.disks[n], &d, err, errlen);
+	if (r)
+		return r;
+	virtio_blk_stat_group(d, &s->more);
+	r = plug(vm, s, d);
+	fd = virtio_blk_event_fd(d);
+	if (!r && fd >= 0)
+		r = iothread_add_fd(vm->io, fd, EPOLLIN, blk_event, d);
+	return r;
+}
+
 static int add_devices(struct vm *vm, char *err, size_t errlen)
 {
 	int r = 0;
 
-	if (vm->cfg.rng)
+	for (unsigned i = 0; i < vm->cfg.n_disks && !r; i++)
+		r = add_disk(vm, i, err, errlen);
+	if (!r && vm->cfg.rng)
 		r = add_rng(vm);
 	return r;
 }
@@ -124,7 +155,7 @@ int board_pci_create(struct vm *vm, const struct irq_line intx[4], char *err,
 	struct pci_bus_config c = {.msi = {send_msi, vm}};
 	int r;
 
-	if (!vm->cfg.rng)
+	if (!vm->cfg.rng && !vm->cfg.n_disks)
 		return 0;
 	vm->pci = calloc(1, sizeof(*vm->pci));
 	if (!vm->pci)
@@ -164,8 +195,13 @@ void board_pci_reset(struct vm *vm)
 
 void board_pci_add_stats(struct vm *vm)
 {
-	for (unsigned i = 0; vm->pci && i < vm->pci->n; i++)
-		vm_add_stats(vm, &vm->pci->slot[i].dev->stat_group);
+	for (unsigned i = 0; vm->pci && i < vm->pci->n; i++) {
+		struct pci_slot *s = &vm->pci->slot[i];
+
+		vm_add_stats(vm, &s->dev->stat_group);
+		if (s->more.desc)
+			vm_add_stats(vm, &s->more);
+	}
 }
 
 struct pci_bus *board_pci_bus(const struct vm *vm)

@@ -28,6 +28,7 @@ struct rtc;
 struct pm;
 struct iothread;
 struct board;
+struct disk_config;
 struct board_pci;
 
 /* What tc_bytes may be. */
@@ -45,8 +46,10 @@ struct vm_config {
 	 * a reset loads the kernel again, when a confined process cannot open
 	 * anything any more. */
 	int kernel_fd, initrd_fd;
-	bool debug_exit; /* port 0xf4 */
-	bool rng;	 /* a virtio-rng */
+	bool debug_exit;		 /* port 0xf4 */
+	bool rng;			 /* a virtio-rng */
+	const struct disk_config *disks; /* virtio-blk, in this order */
+	unsigned n_disks;
 	bool no_reboot;	 /* a reset ends the run */
 	int console_out; /* fd for UART output */
 	int console_in;	 /* fd or -1 */

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "mm/types.h"
+#include "vmm/cli/disks.h"
 #include "vmm/cli/fleet.h"
 #include "vmm/cli/report_table.h"
 #include "vmm/cli/server.h"
@@ -537,6 +538,71 @@ static void test_fleet_json(void **state)
 	fleet_free(&f);
 }
 
+static void test_fleet_disks(void **state)
+{
+	char *given[] = {"all.img,ro", NULL};
+	struct vm_spec l = like;
+	char text[] = "a disk=x.img disk=\"y z\",cow={vm}.cow rng=yes\nb",
+	     err[256];
+	struct fleet f;
+
+	l.disks = given;
+	assert_int_equal(fleet_parse("F", text, strlen(text), &l, &f, err, 256),
+			 0);
+	assert_string_equal(f.vms[0].disks[0], "x.img");
+	assert_string_equal(f.vms[0].disks[1], "y z,cow={vm}.cow");
+	assert_null(f.vms[0].disks[2]);
+	assert_true(f.vms[0].rng);
+	assert_string_equal(f.vms[1].disks[0], "all.img,ro");
+	assert_null(f.vms[1].disks[1]);
+	assert_false(f.vms[1].rng);
+	fleet_free(&f);
+	assert_int_equal(fleet("[{\"name\":\"a\",\"disk\":[\"x\",\"y\"]},"
+			       "{\"name\":\"b\",\"disk\":\"z\"}]",
+			       &f, err),
+			 0);
+	assert_string_equal(f.vms[0].disks[1], "y");
+	assert_string_equal(f.vms[1].disks[0], "z");
+	fleet_free(&f);
+}
+
+static void test_disks(void **state)
+{
+	char *specs[] = {"a", "b,ro,serial=x", "c,cow=d/{vm}{vm}.{vm",
+			 "e,snapshot", NULL};
+	char *bad[] = {"",
+		       ",ro",
+		       "a,rw",
+		       "a,ro,snapshot",
+		       "a,cow=",
+		       "a,cow=b,ro",
+		       "a,serial=123456789012345678901"};
+	struct disk_config *d;
+	char err[256];
+	unsigned n;
+
+	assert_int_equal(disks_parse(specs, "V", &d, &n, err, sizeof(err)), 0);
+	assert_int_equal(n, 4);
+	assert_string_equal(d[0].path, "a");
+	assert_false(d[0].read_only || d[0].snapshot || d[0].overlay);
+	assert_true(d[1].read_only);
+	assert_string_equal(d[1].serial, "x");
+	assert_string_equal(d[2].overlay, "d/VV.{vm");
+	assert_true(d[3].snapshot);
+	disks_free(d, n);
+	assert_int_equal(disks_parse(NULL, "V", &d, &n, err, sizeof(err)), 0);
+	assert_int_equal(n, 0);
+	disks_free(d, n);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char *one[] = {bad[i], NULL};
+
+		assert_int_equal(
+			disks_parse(one, "V", &d, &n, err, sizeof(err)),
+			-EINVAL);
+		assert_non_null(strstr(err, "--disk"));
+	}
+}
+
 static void test_fleet_complaints(void **state)
 {
 	static const struct {
@@ -559,6 +625,9 @@ static void test_fleet_complaints(void **state)
 		{"a count=1025", "line 1", "count=1025"},
 		{"a count=1024\nb", "line 2", "more than 1024"},
 		{"a group=../x", "line 1", "group=../x"},
+		{"a disk=x,rw", "line 1", "--disk x,rw"},
+		{"a rng=1", "line 1", "rng=1"},
+		{"[{\"name\":\"a\",\"disk\":[1]}]", "VM 1", "disk"},
 		{"[", "line", "not JSON"},
 		{"[3]", "VM 1", "not an object"},
 		{"[{\"name\":\"a\"},{}]", "VM 2", "no \"name\""},
@@ -638,6 +707,8 @@ int main(void)
 						remove_dir),
 		cmocka_unit_test(test_fleet_text),
 		cmocka_unit_test(test_fleet_json),
+		cmocka_unit_test(test_fleet_disks),
+		cmocka_unit_test(test_disks),
 		cmocka_unit_test(test_fleet_complaints),
 		cmocka_unit_test(test_fleet_needs_kernel),
 		cmocka_unit_test(test_fleet_uniform),

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/cli/disks.h"
 #include "vmm/cli/options.h"
 
 #define FILE_MAX (1 << 20)
@@ -57,6 +58,7 @@ static void spec_free(struct vm_spec *s)
 	free(s->kernel);
 	free(s->initrd);
 	free(s->append);
+	strlist_free(&s->disks);
 }
 
 static int spec_copy(struct vm_spec *to, const struct vm_spec *from)
@@ -65,7 +67,8 @@ static int spec_copy(struct vm_spec *to, const struct vm_spec *from)
 	to->kernel = from->kernel ? strdup(from->kernel) : NULL;
 	to->initrd = from->initrd ? strdup(from->initrd) : NULL;
 	to->append = from->append ? strdup(from->append) : NULL;
-	if ((from->kernel && !to->kernel) || (from->initrd && !to->initrd) ||
+	if (strlist_copy(&to->disks, from->disks) ||
+	    (from->kernel && !to->kernel) || (from->initrd && !to->initrd) ||
 	    (from->append && !to->append)) {
 		spec_free(to);
 		return -ENOMEM;
@@ -124,6 +127,23 @@ static int set_string(char **to, const char *val)
 	return *to ? 0 : -ENOMEM;
 }
 
+static int add_disk(struct load *l, struct vm_spec *s, const char *val)
+{
+	struct disk_config *d;
+	char err[256];
+	unsigned n;
+
+	if (!s->own_disks)
+		strlist_free(&s->disks);
+	s->own_disks = true;
+	if (strlist_add(&s->disks, val))
+		return bad(l, "out of memory");
+	if (disks_parse(s->disks, "x", &d, &n, err, sizeof(err)))
+		return bad(l, "%s", err);
+	disks_free(d, n);
+	return 0;
+}
+
 static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 		   const char *key, const char *val)
 {
@@ -135,6 +155,14 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 		return set_string(&s->initrd, val);
 	if (!strcmp(key, "append"))
 		return set_string(&s->append, val);
+	if (!strcmp(key, "disk"))
+		return add_disk(l, s, val);
+	if (!strcmp(key, "rng")) {
+		s->rng = !strcmp(val, "yes");
+		if (!s->rng && strcmp(val, "no"))
+			return bad(l, "rng=%s: write yes or no", val);
+		return 0;
+	}
 	if (!strcmp(key, "mem")) {
 		if (size_parse(val, &s->mem))
 			return bad(l, "mem=%s: not a size; write it as 128M",
@@ -161,7 +189,7 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 	}
 	return bad(l,
 		   "%s: no such key; there are name, kernel, initrd, mem, "
-		   "append, group, count",
+		   "append, group, count, disk, rng",
 		   key);
 }
 
@@ -272,6 +300,19 @@ static int parse_text(struct load *l, char *text)
 
 /* ---- JSON ---- */
 
+static int json_disks(struct load *l, struct vm_spec *s, json_t *list)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < json_array_size(list); i++) {
+		const char *text = json_string_value(json_array_get(list, i));
+
+		r = text ? add_disk(l, s, text)
+			 : bad(l, "\"disk\" must hold texts");
+	}
+	return r;
+}
+
 static int json_vm(struct load *l, json_t *o)
 {
 	const char *key, *name = NULL;
@@ -294,7 +335,9 @@ static int json_vm(struct load *l, json_t *o)
 				 json_integer_value(val));
 			text = num;
 		}
-		if (!text)
+		if (json_is_array(val) && !strcmp(key, "disk"))
+			r = json_disks(l, &s, val);
+		else if (!text)
 			r = bad(l, "\"%s\" must be text or a number", key);
 		else if (!strcmp(key, "name"))
 			name = json_string_value(val);

@@ -7,13 +7,15 @@
  * A fleet file is text, one VM a line, '#' starts a comment:
  *
  *   NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] [append="STR"] [group=NAME]
- *        [count=N]
+ *        [count=N] [disk=SPEC]... [rng=yes]
  *
  * or JSON, a list of objects with the same names as keys ("name", "kernel",
- * "initrd", "mem" as text or bytes, "append", "group", "count"). What is left
- * out comes from the command line. count=N makes NAME0 .. NAME(N-1). VMs of
- * different groups never share a page.
+ * "initrd", "mem" as text or bytes, "append", "group", "count", "disk" as text
+ * or a list of texts, "rng"). What is left out comes from the command line.
+ * count=N makes NAME0 .. NAME(N-1). VMs of different groups never share a page.
+ * Disks are written as in vmm/cli/disks.h.
  */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +27,9 @@ struct vm_spec {
 	char *kernel, *initrd, *append; /* initrd may be NULL */
 	char group[FLEET_NAME_MAX + 1];
 	uint64_t mem;
+	char **disks;	/* as OPT_LIST; NULL: none */
+	bool own_disks; /* not those of the command line */
+	bool rng;
 };
 struct fleet {
 	struct vm_spec *vms;

@@ -78,7 +78,7 @@ static int open_log(struct manager *m, struct mvm *v, char *err, size_t errlen)
 struct launch {
 	char num[5][16];
 	char mem[24], tc[24];
-	const char *argv[40];
+	const char *argv[64];
 	unsigned argc;
 	int fds[5];
 	int text_w, null;
@@ -105,6 +105,10 @@ static void build_argv(struct launch *l, const struct manager *m,
 		arg(l, "--initrd", s->initrd);
 	if (s->append)
 		arg(l, "--append", s->append);
+	for (char **d = s->disks; d && *d; d++)
+		arg(l, "--disk", *d);
+	if (s->rng)
+		arg(l, "--rng", NULL);
 	snprintf(l->mem, sizeof(l->mem), "%" PRIu64, s->mem);
 	arg(l, "--mem", l->mem);
 	arg(l, "--engine", m->cfg.engine);

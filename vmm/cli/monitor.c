@@ -5,15 +5,17 @@
 
 #include "mm/base/log.h"
 #include "vmm/cli/cli.h"
+#include "vmm/cli/disks.h"
 #include "vmm/monitor.h"
 
 #define LOG_MAX (64ull << 20)
 
 struct monitor_opts {
-	char *name, *kernel, *initrd, *append, *engine, *marker, *confine;
+	char *name, *kernel, *initrd, *append, *engine, *marker, *confine,
+		**disks;
 	uint64_t mem, tc_size;
 	uint32_t socket_fd, mem_fd, control_fd, pool_fd, log_fd;
-	bool no_reboot, verbose;
+	bool no_reboot, verbose, rng;
 };
 
 #define NO_FD "4294967295"
@@ -28,6 +30,10 @@ static const struct opt opts[] = {
 	 OPT(struct monitor_opts, append)},
 	{"mem", 0, OPT_SIZE, "SIZE", "guest memory",
 	 OPT(struct monitor_opts, mem), .required = true},
+	{"disk", 0, OPT_LIST, "SPEC", "a disk",
+	 OPT(struct monitor_opts, disks)},
+	{"rng", 0, OPT_FLAG, NULL, "a virtio-rng",
+	 OPT(struct monitor_opts, rng)},
 	{"engine", 0, OPT_STR, "NAME", "engine", .dflt = "auto",
 	 OPT(struct monitor_opts, engine)},
 	{"marker", 0, OPT_STR, "STR", "what the guest prints in userland",
@@ -77,6 +83,7 @@ static int monitor_main(void *values, char *const args[])
 				.initrd = o->initrd,
 				.cmdline = o->append,
 				.no_reboot = o->no_reboot,
+				.rng = o->rng,
 				.tc_bytes = o->tc_size,
 			},
 		.socket_fd = (int)o->socket_fd,
@@ -91,6 +98,7 @@ static int monitor_main(void *values, char *const args[])
 	enum cli_status s = CLI_OK;
 	const int keep[] = {cfg.socket_fd, cfg.memfd, cfg.control_fd,
 			    cfg.pool_fd, cfg.log_fd};
+	struct disk_config *disks;
 	char err[512];
 
 	if (o->verbose)
@@ -99,6 +107,12 @@ static int monitor_main(void *values, char *const args[])
 		log_error("--confine %s: use kill, trap or off", o->confine);
 		return CLI_USAGE;
 	}
+	if (disks_parse(o->disks, o->name, &disks, &cfg.vm.n_disks, err,
+			sizeof(err))) {
+		log_error("%s: %s", o->name, err);
+		return CLI_USAGE;
+	}
+	cfg.vm.disks = disks;
 	cfg.vm.engine = cli_engine_pick(o->engine, err, sizeof(err), &s);
 	if (!cfg.vm.engine) {
 		log_error("%s: %s", o->name, err);

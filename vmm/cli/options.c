@@ -126,6 +126,42 @@ static int set_size(const struct parse *p, const struct opt *o,
 	}
 }
 
+int strlist_add(char ***list, const char *s)
+{
+	size_t n = 0;
+	char **l;
+
+	while (*list && (*list)[n])
+		n++;
+	l = realloc(*list, (n + 2) * sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	*list = l;
+	l[n + 1] = NULL;
+	l[n] = strdup(s);
+	return l[n] ? 0 : -ENOMEM;
+}
+
+int strlist_copy(char ***to, char *const *from)
+{
+	int r = 0;
+
+	*to = NULL;
+	for (; from && *from && !r; from++)
+		r = strlist_add(to, *from);
+	if (r)
+		strlist_free(to);
+	return r;
+}
+
+void strlist_free(char ***list)
+{
+	for (char **s = *list; s && *s; s++)
+		free(*s);
+	free(*list);
+	*list = NULL;
+}
+
 static int set(const struct parse *p, const struct opt *o, const char *text)
 {
 	char **str = slot(p, o);
@@ -140,6 +176,10 @@ static int set(const struct parse *p, const struct opt *o, const char *text)
 		if (*str)
 			return 0;
 		return bad(p, o, text, "out of memory");
+	case OPT_LIST:
+		return strlist_add(slot(p, o), text)
+			       ? bad(p, o, text, "out of memory")
+			       : 0;
 	case OPT_SIZE:
 		return set_size(p, o, text);
 	case OPT_UINT:
@@ -300,6 +340,8 @@ void options_free(const struct command *c, void *values,
 	for (size_t i = 0; i < c->n_opts; i++) {
 		char **str = (char **)((char *)values + c->opts[i].offset);
 
+		if (c->opts[i].kind == OPT_LIST)
+			strlist_free((char ***)str);
 		if (c->opts[i].kind != OPT_STR)
 			continue;
 		free(*str);

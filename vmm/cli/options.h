@@ -16,6 +16,8 @@ enum opt_kind {
 	OPT_STR,  /* char *, owned by the values (options_free) */
 	OPT_SIZE, /* uint64_t; 128M, 4G, or plain bytes */
 	OPT_UINT, /* uint32_t */
+	OPT_LIST, /* char **, ends with NULL; NULL: none. May be given again;
+		     owned by the values */
 };
 
 struct opt {
@@ -60,6 +62,11 @@ enum opt_result options_parse(const struct command *c, int argc, char **argv,
 			      char *err, size_t errlen);
 void options_free(const struct command *c, void *values,
 		  char *args[OPT_MAX_ARGS + 1]);
+
+/* What OPT_LIST fills: NULL, or strings and a NULL. 0 or -ENOMEM. */
+int strlist_add(char ***list, const char *s);
+int strlist_copy(char ***to, char *const *from);
+void strlist_free(char ***list);
 
 void options_help(const struct command *c, FILE *f);
 void options_man(const struct command *const *cmds, size_t n, FILE *f);

@@ -19,6 +19,7 @@
 #include "mm/base/log.h"
 #include "mm/types.h"
 #include "vmm/cli/cli.h"
+#include "vmm/cli/disks.h"
 #include "vmm/cli/manager.h"
 #include "vmm/cli/metrics.h"
 #include "vmm/cli/report_table.h"
@@ -31,10 +32,10 @@
 
 struct pack_opts {
 	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
-		*marker, *confine, *kaslr, *metrics;
+		*marker, *confine, *kaslr, *metrics, **disks;
 	uint64_t mem, host_mem, tc_size;
 	uint32_t n, seconds;
-	bool oracle, no_share, verbose;
+	bool oracle, no_share, verbose, rng;
 };
 
 static const struct opt opts[] = {
@@ -49,6 +50,10 @@ static const struct opt opts[] = {
 	 .dflt = "console=ttyS0", OPT(struct pack_opts, append)},
 	{"mem", 'm', OPT_SIZE, "SIZE", "guest memory, likewise", .dflt = "128M",
 	 OPT(struct pack_opts, mem)},
+	{"disk", 'd', OPT_LIST, "SPEC", DISKS_HELP " (likewise)",
+	 OPT(struct pack_opts, disks)},
+	{"rng", 0, OPT_FLAG, NULL, "give each guest a virtio-rng, likewise",
+	 OPT(struct pack_opts, rng)},
 	{"engine", 'e', OPT_STR, "NAME", "auto, bt or interp", .dflt = "auto",
 	 OPT(struct pack_opts, engine)},
 	{"host-mem", 0, OPT_SIZE, "SIZE",
@@ -125,7 +130,9 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 			       .initrd = o->initrd,
 			       .append = o->append,
 			       .group = "default",
-			       .mem = o->mem};
+			       .mem = o->mem,
+			       .disks = o->disks,
+			       .rng = o->rng};
 
 	if (args[0] && o->n) {
 		snprintf(err, len, "-n %u and %s: give one of them, not both",
@@ -156,11 +163,16 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 static enum cli_status check_vm(const struct vm_spec *v, char *err, size_t len)
 {
 	enum cli_status s = cli_check_mem("--mem", v->mem, err, len);
+	struct disk_config *d = NULL;
+	unsigned n = 0;
 
 	if (s == CLI_OK)
 		s = cli_check_file("--kernel", v->kernel, err, len);
 	if (s == CLI_OK && v->initrd)
 		s = cli_check_file("--initrd", v->initrd, err, len);
+	if (s == CLI_OK && disks_parse(v->disks, v->name, &d, &n, err, len))
+		return CLI_USAGE;
+	disks_free(d, n);
 	return s;
 }
 
@@ -455,7 +467,8 @@ const struct command cmd_pack = {
 	.details =
 		"Give -n N for N equal VMs, or a fleet file: text, one VM a "
 		"line, NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] "
-		"[append=\"STR\"] [group=NAME] [count=N], or a JSON list of "
+		"[append=\"STR\"] [group=NAME] [count=N] [disk=SPEC]... "
+		"[rng=yes], or a JSON list of "
 		"objects with these keys. VMs of different groups never share "
 		"a page. The run ends after --for SECONDS, upon SIGINT or "
 		"SIGTERM, or when all VMs have ended.",

@@ -12,6 +12,7 @@
 #include "mm/base/log.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/console.h"
+#include "vmm/cli/disks.h"
 #include "vmm/cli/stats_json.h"
 #include "vmm/vm.h"
 
@@ -20,7 +21,7 @@ struct run_opts {
 	uint64_t mem, tc_size;
 	uint32_t tu_max;
 	bool no_reboot, debug_exit, rng, no_chain, lockstep, verbose;
-	char *confine;
+	char *confine, **disks;
 };
 
 static const struct opt opts[] = {
@@ -37,6 +38,8 @@ static const struct opt opts[] = {
 	 OPT(struct run_opts, mem)},
 	{"engine", 'e', OPT_STR, "NAME", "auto, bt or interp", .dflt = "auto",
 	 OPT(struct run_opts, engine)},
+	{"disk", 'd', OPT_LIST, "SPEC", DISKS_HELP,
+	 OPT(struct run_opts, disks)},
 	{"rng", 0, OPT_FLAG, NULL, "give the guest a virtio-rng",
 	 OPT(struct run_opts, rng)},
 	{"no-reboot", 0, OPT_FLAG, NULL,
@@ -187,7 +190,9 @@ static int run_main(void *values, char *const args[])
 {
 	const struct run_opts *o = values;
 	struct run r = {.o = o};
+	struct disk_config *disks = NULL;
 	enum cli_status s;
+	int status;
 	char err[512];
 	struct vm_config cfg = {
 		.name = "run",
@@ -217,6 +222,10 @@ static int run_main(void *values, char *const args[])
 			 "--confine %s: use kill, trap or off", o->confine);
 		s = CLI_USAGE;
 	}
+	if (s == CLI_OK && disks_parse(o->disks, "run", &disks, &cfg.n_disks,
+				       err, sizeof(err)))
+		s = CLI_USAGE;
+	cfg.disks = disks;
 	if (s != CLI_OK) {
 		log_error("%s", err);
 		return s;
@@ -236,7 +245,9 @@ static int run_main(void *values, char *const args[])
 		return CLI_HOST;
 	}
 	cfg.console_in = console_vm_fd(r.console);
-	return run_vm(&r, &cfg);
+	status = run_vm(&r, &cfg);
+	disks_free(disks, cfg.n_disks);
+	return status;
 }
 
 const struct command cmd_run = {
