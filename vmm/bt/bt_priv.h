@@ -78,12 +78,24 @@ struct ccf {
 	uint32_t ibtc_next; /* shares the IBTC entry */
 	uint16_t miss;	    /* rel32 that leads there when the check fails */
 	bool in_ibtc;
+	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
+	uint32_t reloc;	       /* index of the first */
 	uint32_t incoming; /* exits chained to this CCF: id*2+exit, 0: none */
 	struct ccf_exit exit[2];
 };
 
+/* A field of a unit that moves with its address (reloc.c). */
+struct reloc {
+	uint16_t at;
+	uint8_t kind;
+};
+#define TMPL_BITS 15
+#define RELOC_MAX 32
+enum { TMPL_SLOT = 1, TMPL_ANY };
+
 #define BT_STATS(X, S)                                                         \
 	X(S, translations, "translation units translated")                     \
+	X(S, copies, "units copied from a translation for another address")    \
 	X(S, guest_insns, "guest instructions translated")                     \
 	X(S, guest_bytes, "bytes of guest code translated")                    \
 	X(S, host_bytes, "bytes of host code generated")                       \
@@ -124,7 +136,7 @@ struct bt_stats {
 #define TC_REGIONS   8
 struct tc_region {
 	uint32_t used; /* bytes */
-	uint32_t n_ccf, n_recov;
+	uint32_t n_ccf, n_recov, n_reloc;
 };
 /* At most, of one CCF. */
 #define CCF_MAX_BYTES 2560
@@ -152,10 +164,12 @@ struct bt {
 	uint64_t tc_size;
 	struct tc_region region[TC_REGIONS];
 	unsigned tc_cur; /* the one being filled */
-	uint32_t region_bytes, region_ccf, region_recov;
+	uint32_t region_bytes, region_ccf, region_recov, region_reloc;
 	struct ccf *ccf;
 	struct recov *recov;
-	uint32_t max_ccf, max_recov;
+	struct reloc *reloc;
+	uint32_t *tmpl; /* newest unit by (PPN, offset, mode) (reloc.c) */
+	uint32_t max_ccf, max_recov, max_reloc;
 	uint32_t *hash;
 	unsigned hash_bits;
 	uint32_t *page_head; /* by PPN */
@@ -274,6 +288,10 @@ void tc_fini(struct bt *bt);
  * rw + host and CCF_MAX_RECOV recovery entries. May evict a region: only the
  * engine's loop may come here, never while translated code is interrupted. */
 uint32_t tc_begin(struct bt *bt);
+/* The same, not zeroed. */
+uint32_t tc_place(struct bt *bt);
+/* Would tc_place evict nothing? */
+bool tc_has_room(const struct bt *bt);
 /* It is made (host_len, n_recov): keep it. */
 void tc_commit(struct bt *bt, uint32_t id);
 /* Drop everything. */
@@ -284,7 +302,15 @@ void tc_trim(struct bt *bt);
 uint32_t tc_find(struct bt *bt, uint32_t host);
 const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);
 
+/* reloc.c: a new unit has been translated; make one for (rip, ppn) from a
+ * template. 0: there is none; or (fast: the guest's vector registers are in
+ * place) it takes more than fast.c may do. */
+void reloc_learn(struct bt *bt, uint32_t id);
+uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, bool fast);
+
 /* ccf.c: books. */
+/* Would ccf_insert not make the table anew? */
+bool ccf_hash_has_room(const struct bt *bt);
 int ccf_hash_init(struct bt *bt);
 void ccf_hash_fini(struct bt *bt);
 void ccf_hash_reset(struct bt *bt);

@@ -169,12 +169,19 @@ void ccf_forget_pages(struct bt *bt, uint32_t id)
 		page_forget(bt, c->ppn2);
 }
 
+bool ccf_hash_has_room(const struct bt *bt)
+{
+	return !((bt->stats.units_live + 1) >> bt->hash_bits) ||
+	       bt->hash_bits == HASH_MAX_BITS;
+}
+
 void ccf_insert(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
+	bool room = ccf_hash_has_room(bt);
 
-	if (++bt->stats.units_live >> bt->hash_bits &&
-	    bt->hash_bits < HASH_MAX_BITS)
+	bt->stats.units_live++;
+	if (!room)
 		hash_grow(bt); /* which finds the new one, too */
 	else
 		hash_add(bt, id);

@@ -360,12 +360,16 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 	static _Thread_local struct tu tu;
 	uint32_t id;
 
+	id = reloc_copy(bt, rip, ppn, false);
+	if (id)
+		return id;
 	if (tu_decode(bt, rip, ppn, &tu))
 		return 0;
 	id = bt_translate(bt, &tu);
 	mark_code(bt, tu.ppn);
 	if (tu.straddle)
 		mark_code(bt, tu.ppn2);
+	reloc_learn(bt, id);
 	return id;
 }
 

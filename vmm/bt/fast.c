@@ -37,6 +37,8 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 		return 0;
 	id = tc_lookup(bt, rip, ppn, bt->mode);
 	if (!id)
+		id = reloc_copy(bt, rip, ppn, true);
+	if (!id)
 		return 0;
 	bt->stats.fast_exits++;
 	c = &bt->ccf[id];

@@ -68,7 +68,8 @@ static void put_miss_stub(struct bt *bt)
 static void region_reset(struct bt *bt, unsigned r)
 {
 	/* Of region 0, the miss stub and CCF 0 are taken. */
-	bt->region[r] = (struct tc_region){r ? 0 : TC_START, r ? 0 : 1, 0};
+	bt->region[r] = (struct tc_region){.used = r ? 0 : TC_START,
+					   .n_ccf = r ? 0 : 1};
 }
 
 static void reset_all(struct bt *bt)
@@ -85,9 +86,11 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	bt->region_bytes = bytes / TC_REGIONS & PAGE_MASK;
 	bt->region_ccf = bt->region_bytes / 64;
 	bt->region_recov = bt->region_bytes / 8;
+	bt->region_reloc = bt->region_bytes / 32;
 	bt->tc_size = bytes = (uint64_t)bt->region_bytes * TC_REGIONS;
 	bt->max_ccf = bt->region_ccf * TC_REGIONS;
 	bt->max_recov = bt->region_recov * TC_REGIONS;
+	bt->max_reloc = bt->region_reloc * TC_REGIONS;
 	if (bytes < VM_TC_MIN || bytes > VM_TC_MAX)
 		return -EINVAL;
 	bt->tc_fd = memfd_create("sardine-tc", MFD_CLOEXEC);
@@ -100,11 +103,13 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	bt->max_ppn = p2m_max_ppn(bt->p2m);
 	bt->ccf = reserve(bt->max_ccf * sizeof(*bt->ccf));
 	bt->recov = reserve(bt->max_recov * sizeof(*bt->recov));
+	bt->reloc = reserve(bt->max_reloc * sizeof(*bt->reloc));
+	bt->tmpl = reserve(sizeof(*bt->tmpl) << TMPL_BITS);
 	bt->page_head = reserve(bt->max_ppn * sizeof(*bt->page_head));
 	bt->smc_count = reserve(bt->max_ppn * sizeof(*bt->smc_count));
 	if (bt->rx == MAP_FAILED || bt->rw == MAP_FAILED || !bt->ccf ||
-	    !bt->recov || !bt->page_head || !bt->smc_count ||
-	    ccf_hash_init(bt) || ibtc_init(bt))
+	    !bt->recov || !bt->reloc || !bt->tmpl || !bt->page_head ||
+	    !bt->smc_count || ccf_hash_init(bt) || ibtc_init(bt))
 		return -ENOMEM;
 	put_miss_stub(bt);
 	reset_all(bt);
@@ -118,6 +123,8 @@ void tc_fini(struct bt *bt)
 	munmap(bt->rw, bt->tc_size);
 	munmap(bt->ccf, bt->max_ccf * sizeof(*bt->ccf));
 	munmap(bt->recov, bt->max_recov * sizeof(*bt->recov));
+	munmap(bt->reloc, bt->max_reloc * sizeof(*bt->reloc));
+	munmap(bt->tmpl, sizeof(*bt->tmpl) << TMPL_BITS);
 	munmap(bt->page_head, bt->max_ppn * sizeof(*bt->page_head));
 	munmap(bt->smc_count, bt->max_ppn * sizeof(*bt->smc_count));
 	ccf_hash_fini(bt);
@@ -147,7 +154,7 @@ static void evict(struct bt *bt, unsigned r)
 	bt->stats.tc_used += bt->region[r].used;
 }
 
-static bool has_room(const struct bt *bt)
+bool tc_has_room(const struct bt *bt)
 {
 	const struct tc_region *g = &bt->region[bt->tc_cur];
 
@@ -156,13 +163,13 @@ static bool has_room(const struct bt *bt)
 	       g->n_recov + CCF_MAX_RECOV <= bt->region_recov;
 }
 
-uint32_t tc_begin(struct bt *bt)
+uint32_t tc_place(struct bt *bt)
 {
 	struct tc_region *g;
 	struct ccf *c;
 	uint32_t id;
 
-	if (!has_room(bt)) {
+	if (!tc_has_room(bt)) {
 		bt->tc_cur = (bt->tc_cur + 1) % TC_REGIONS;
 		if (bt->region[bt->tc_cur].n_recov)
 			evict(bt, bt->tc_cur);
@@ -170,9 +177,19 @@ uint32_t tc_begin(struct bt *bt)
 	g = &bt->region[bt->tc_cur];
 	id = bt->tc_cur * bt->region_ccf + g->n_ccf;
 	c = &bt->ccf[id];
-	memset(c, 0, sizeof(*c));
 	c->host = bt->tc_cur * bt->region_bytes + g->used;
 	c->recov = bt->tc_cur * bt->region_recov + g->n_recov;
+	return id;
+}
+
+uint32_t tc_begin(struct bt *bt)
+{
+	uint32_t id = tc_place(bt);
+	struct ccf *c = &bt->ccf[id], at = *c;
+
+	memset(c, 0, sizeof(*c));
+	c->host = at.host;
+	c->recov = at.recov;
 	return id;
 }
 
@@ -216,6 +233,8 @@ void tc_trim(struct bt *bt)
 			 0, (off_t)bt->tc_size);
 	madvise(bt->ccf, bt->max_ccf * sizeof(*bt->ccf), MADV_DONTNEED);
 	madvise(bt->recov, bt->max_recov * sizeof(*bt->recov), MADV_DONTNEED);
+	madvise(bt->reloc, bt->max_reloc * sizeof(*bt->reloc), MADV_DONTNEED);
+	madvise(bt->tmpl, sizeof(*bt->tmpl) << TMPL_BITS, MADV_DONTNEED);
 	ccf_hash_trim(bt);
 	ibtc_trim(bt);
 	put_miss_stub(bt);

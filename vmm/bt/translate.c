@@ -103,7 +103,6 @@ static bool gen_insn(struct tr *t, unsigned k)
 	}
 }
 
-
 uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 {
 	struct tr t = {.bt = bt, .tu = tu, .delta_base = -1};

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The same pages of user code at many addresses, one after the other and
+ * in turn: PC-relative operands, return addresses, jumps within and across
+ * pages, loops, slots and their borders, code that changes in between.
+ */
+#include "tests/guest/rt/enc.h"
+
+/* Two pages; the third has data. The result is in rax (address of `here`), rbx
+ * (a return address), rcx, rdx (data), rsi (loop). */
+asm(".pushsection .snip,\"awx\",@progbits\n.globl moved, moved_end, moved_ret,"
+    " moved_here, moved_imm\n.balign 4096\n"
+    "moved: lea moved_here(%rip), %rax\n"
+    "call 1f\nmoved_ret: jmp 2f\n1: pop %rbx\n push %rbx\n ret\n"
+    "2: mov moved+0x2008(%rip), %rcx\n incq moved+0x2010(%rip)\n"
+    "xor %esi, %esi\n mov $5, %edi\n"
+    "3: add %rdi, %rsi\n dec %edi\n jnz 3b\n"
+    "cmpq $0, moved+0x2018(%rip)\n jne 5f\n jmp moved_here\n"
+    "5: mov $1, %esi\n jmp moved_here\n"
+    ".balign 4096\n.skip 64\n"
+    "moved_here: movabs $0x123456789a, %r9\n"
+    "lea 4f(%rip), %r10\n jmp *%r10\n ud2\n"
+    "4: push moved+0x2010(%rip)\n pop %rdx\n"
+    "moved_imm: mov $0x1111, %r8d\n int $0x81\n"
+    ".balign 4096\nmoved_end: .popsection");
+extern u8 moved[], moved_end[], moved_ret[], moved_here[], moved_imm[];
+
+static u8 *code, *data;
+static u64 runs;
+
+static void at(u64 va, u32 imm, u64 alt)
+{
+	struct regs r;
+
+	for (unsigned i = 0; i < 2; i++)
+		map_page(va + i * PG, code + i * PG, URW);
+	map_page(va + 2 * PG, data, URW);
+	*(u64 *)(data + 8) = va ^ 0x5555;
+	*(u64 *)(data + 0x18) = alt;
+	for (unsigned i = 0; i < 3; i++) {
+		u64 n = *(volatile u64 *)(data + 0x10);
+
+		regs_user(&r, (void *)va);
+		run(&r);
+		runs++;
+		CHECK_EQ(r.vec, VEC_DONE);
+		CHECK_EQ(r.rax, va + (moved_here - moved));
+		CHECK_EQ(r.rbx, va + (moved_ret - moved));
+		CHECK_EQ(r.rcx, va ^ 0x5555);
+		CHECK_EQ(r.rdx, n + 1);
+		CHECK_EQ(r.rsi, alt ? 1 : 15);
+		CHECK_EQ(r.r8, imm);
+		CHECK_EQ(r.r9, 0x123456789a);
+	}
+}
+
+static u64 place(unsigned i)
+{
+	static const u8 slots[] = { 1, 5, 170, 171, 254, 255 };
+	u64 off = (rnd() & 0x7fffff) << 12;
+
+	switch (i % 8) {
+	case 0: /* close to a border */
+		off = 0x1000 * (1 + (rnd() & 7));
+		break;
+	case 1:
+		off = SLOT - 0x10000 + 0x1000 * (rnd() & 7);
+		break;
+	default:
+		off += 0x100000000ull * (1 + rnd() % 100);
+	}
+	return slot_va(slots[rnd() % 6], off);
+}
+
+int main(void)
+{
+	static u64 vas[12];
+	u32 imm = 0x1111;
+
+	code = pages_alloc(2, PG);
+	data = page_alloc();
+	memcpy(code, moved, 2 * PG);
+	part("one after the other");
+	for (unsigned i = 0; i < 150; i++) {
+		u64 va = place(i);
+
+		at(va, imm, i & 1);
+		for (unsigned k = 0; k < 3; k++)
+			unmap_page(va + k * PG);
+	}
+	part("in turn, with changes");
+	for (unsigned i = 0; i < 12; i++)
+		vas[i] = place(i);
+	for (unsigned i = 0; i < 40; i++) {
+		for (unsigned k = 0; k < 12; k++)
+			at(vas[k], imm, (i + k) & 1);
+		imm = 0x1111 + i;
+		if (i % 3 == 0)
+			*(volatile u32 *)(code + (moved_imm - moved) + 2) = imm;
+		else
+			imm = *(u32 *)(code + (moved_imm - moved) + 2);
+	}
+	printf("%lu runs\n", runs);
+	return 0;
+}

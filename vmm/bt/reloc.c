@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Translations of user code at another address.
+ *
+ * The problem: a translation holds its guest address in many places (targets,
+ * return addresses, PC-relative operands), and address-space randomisation puts
+ * the same page of a library at another address in each process. An exec of a
+ * dynamically linked program translated 2,400 units anew, which was most of its
+ * cost.
+ *
+ * What an address does to the code is learnt, not told. When a unit (PPN,
+ * offset, mode) is translated for the second time, at another address, the two
+ * are compared. Every difference must be a field that moves with the guest
+ * address or with the place in the TC in one of the ways below; then the newer
+ * one becomes a template, and from the third address on it is copied and its
+ * fields are moved. If anything else differs, there is no template, and the
+ * unit is translated as ever. So the translator may change as it likes; what it
+ * must keep to is that code depends on the guest address only by its value, its
+ * low 16 bits times 8 (IBTC), and its slot (delta table).
+ *
+ * Slots: two samples in one slot do not show the fields that depend on it. Such
+ * a template serves that slot alone; operands reach +-2 GiB, so addresses less
+ * than 4 GiB from a slot's border have no templates.
+ *
+ * Exits that are chained and the miss jump of the check are no part of the
+ * comparison; a copy begins with all of them unchained. The recovery table is
+ * relative to the unit and shared.
+ *
+ * Data: a direct-mapped table of the newest unit for (PPN, offset, mode); what
+ * is pushed out is translated again. An entry may name a unit that has been
+ * evicted since: it is looked at before it is believed. Fields lie in the part
+ * of their array that belongs to the unit's region of the TC, and go with it.
+ *
+ * Called from fast.c as well: no vector registers (Makefile), no libc.
+ */
+#include "vmm/bt/bt_priv.h"
+
+#define SLOT_SHIFT 39
+#define MARGIN	   (4ull << 30)
+
+enum kind {
+	R_GUEST64,     /* + the guest address's move */
+	R_MINUS_GUEST, /* - it, 64 bits */
+	R_HOST32,      /* + the move in the TC */
+	R_HOST64,
+	R_TO_FIXED, /* - it: a rel32 to a fixed place */
+	R_IBTC,	    /* 8 * (low 16 bits of a guest address), displaced */
+	R_TABLE,    /* 8 * (slot of a guest address), displaced */
+	NR_KINDS
+};
+
+struct move {
+	uint64_t guest;	  /* by how much */
+	int64_t host;
+	uint64_t slot_from, slot_to;
+};
+
+static uint64_t slot_of(uint64_t rip)
+{
+	return rip >> SLOT_SHIFT;
+}
+
+static bool near_border(uint64_t rip)
+{
+	uint64_t in = rip & ((1ull << SLOT_SHIFT) - 1);
+
+	return in < MARGIN || in > (1ull << SLOT_SHIFT) - MARGIN;
+}
+
+static unsigned width(enum kind k)
+{
+	return k == R_GUEST64 || k == R_MINUS_GUEST || k == R_HOST64 ? 8 : 4;
+}
+
+static uint64_t get(const uint8_t *p, unsigned n)
+{
+	uint64_t v = 0;
+
+	while (n--)
+		v = v << 8 | p[n];
+	return v;
+}
+
+static void put(uint8_t *p, unsigned n, uint64_t v)
+{
+	for (unsigned i = 0; i < n; i++, v >>= 8)
+		p[i] = v;
+}
+
+/* The field's value after a move; false: it cannot be of this kind. */
+static bool moved(enum kind k, uint64_t v, const struct move *m, uint64_t *out)
+{
+	int64_t at;
+
+	switch (k) {
+	case R_GUEST64:
+		*out = v + m->guest;
+		return true;
+	case R_MINUS_GUEST:
+		*out = v - m->guest;
+		return true;
+	case R_HOST32:
+		*out = (uint32_t)(v + m->host);
+		return true;
+	case R_HOST64:
+		*out = v + m->host;
+		return true;
+	case R_TO_FIXED:
+		*out = (uint32_t)(v - m->host);
+		return true;
+	case R_IBTC:
+		at = (int64_t)(int32_t)v - BT_D_IBTC;
+		if (at & 7 || at < 0 || at >= BT_IBTC_BYTES)
+			return false;
+		at = ((uint64_t)at / 8 + m->guest) & (BT_IBTC_ENTRIES - 1);
+		*out = (uint32_t)(BT_D_IBTC + 8 * at);
+		return true;
+	default:
+		if (v != BT_D_TABLE + 8 * m->slot_from)
+			return false;
+		*out = (uint32_t)(BT_D_TABLE + 8 * m->slot_to);
+		return true;
+	}
+}
+
+static unsigned slot_index(struct bt *bt, uint64_t rip, uint32_t ppn,
+			   uint8_t mode)
+{
+	uint64_t h = ((uint64_t)ppn << 12 | (rip & (PAGE_SIZE - 1))) ^
+		     (uint64_t)mode << 56;
+
+	return h * 0x9e3779b97f4a7c15ull >> (64 - TMPL_BITS);
+}
+
+/* Is offset o of the unit in a place that chaining patches? Answers how many
+ * bytes to step over. */
+static unsigned patched(const struct ccf *c, unsigned o)
+{
+	if (o == c->miss)
+		return 4;
+	for (unsigned i = 0; i < ARRAY_SIZE(c->exit); i++)
+		if (c->exit[i].patch && o == c->exit[i].patch)
+			return 4;
+	return 0;
+}
+
+/* Which field holds the difference at offset o, not before `from`? */
+static bool find_field(const uint8_t *a, const uint8_t *b, unsigned len,
+		       unsigned from, unsigned o, const struct move *m,
+		       struct reloc *r)
+{
+	for (unsigned k = 0; k < NR_KINDS; k++) {
+		unsigned n = width(k), lo = o >= n - 1 ? o - (n - 1) : 0;
+
+		for (unsigned p = lo < from ? from : lo; p <= o; p++) {
+			uint64_t v;
+
+			if (p + n > len ||
+			    !moved(k, get(a + p, n), m, &v) ||
+			    v != get(b + p, n))
+				continue;
+			r->at = p;
+			r->kind = k;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool same_shape(const struct ccf *a, const struct ccf *b)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(a->exit); i++)
+		if (a->exit[i].patch != b->exit[i].patch ||
+		    a->exit[i].stub != b->exit[i].stub ||
+		    a->exit[i].target != b->exit[i].target)
+			return false;
+	return a->host_len == b->host_len && a->direct == b->direct &&
+	       a->guest_len == b->guest_len && a->n_insn == b->n_insn &&
+	       a->n_recov == b->n_recov && a->miss == b->miss;
+}
+
+/* Make b a template by comparing it with a. */
+static void compare(struct bt *bt, const struct ccf *a, struct ccf *b)
+{
+	const uint8_t *pa = bt->rw + a->host, *pb = bt->rw + b->host;
+	struct move m = {b->rip - a->rip, (int64_t)b->host - a->host,
+			 slot_of(a->rip), slot_of(b->rip)};
+	struct tc_region *g = &bt->region[bt->tc_cur];
+	uint32_t first = bt->tc_cur * bt->region_reloc + g->n_reloc;
+	struct reloc *r = &bt->reloc[first];
+	unsigned n = 0, from = 0;
+
+	if (!same_shape(a, b) || !m.guest || near_border(a->rip) ||
+	    near_border(b->rip) || g->n_reloc + RELOC_MAX > bt->region_reloc)
+		return;
+	for (unsigned o = 0; o < b->host_len;) {
+		unsigned skip = patched(b, o);
+
+		if (skip) {
+			o = from = o + skip;
+			continue;
+		}
+		if (pa[o] == pb[o]) {
+			o++;
+			continue;
+		}
+		if (n == RELOC_MAX ||
+		    !find_field(pa, pb, b->host_len, from, o, &m, &r[n]))
+			return;
+		o = from = r[n].at + width(r[n].kind);
+		n++;
+	}
+	b->reloc = first;
+	b->n_reloc = n;
+	b->tmpl = m.slot_from == m.slot_to ? TMPL_SLOT : TMPL_ANY;
+	g->n_reloc += n;
+}
+
+/* Is it a whole unit of this PPN, offset in the page and mode? */
+static bool is_same(const struct bt *bt, uint32_t id, uint64_t rip,
+		    uint32_t ppn, uint8_t mode)
+{
+	const struct ccf *a = &bt->ccf[id];
+	unsigned r = id / bt->region_ccf;
+
+	return id && id - r * bt->region_ccf < bt->region[r].n_ccf &&
+	       a->ppn == ppn && a->mode == mode &&
+	       !((a->rip ^ rip) & (PAGE_SIZE - 1)) &&
+	       !(a->flags & (CCF_DEAD | CCF_STRADDLE));
+}
+
+void reloc_learn(struct bt *bt, uint32_t id)
+{
+	struct ccf *b = &bt->ccf[id];
+	uint32_t *t = &bt->tmpl[slot_index(bt, b->rip, b->ppn, b->mode)];
+
+	if (!(b->mode & MODE_USER) || (b->flags & CCF_STRADDLE) || bt->lockstep)
+		return;
+	if (is_same(bt, *t, b->rip, b->ppn, b->mode))
+		compare(bt, &bt->ccf[*t], b);
+	*t = id;
+}
+
+static void copy_code(struct bt *bt, const struct ccf *from, struct ccf *to)
+{
+	const uint8_t *s = bt->rw + from->host;
+	uint8_t *d = bt->rw + to->host;
+	struct move m = {to->rip - from->rip, (int64_t)to->host - from->host,
+			 slot_of(from->rip), slot_of(to->rip)};
+	unsigned n = (from->host_len + 7) / 8 * 8;
+
+	for (unsigned i = 0; i < n; i += 8)
+		*(uint64_t *)(d + i) = *(const uint64_t *)(s + i);
+	for (unsigned i = 0; i < from->n_reloc; i++) {
+		const struct reloc *r = &bt->reloc[from->reloc + i];
+		unsigned w = width(r->kind);
+		uint64_t v = get(d + r->at, w);
+
+		moved(r->kind, v, &m, &v);
+		put(d + r->at, w, v);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(to->exit); i++)
+		if (to->exit[i].patch)
+			put(d + to->exit[i].patch, 4,
+			    to->exit[i].stub - (to->exit[i].patch + 4));
+	put(d + to->miss, 4, TC_MISS_STUB - (to->host + to->miss + 4));
+}
+
+uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, bool fast)
+{
+	uint32_t *t = &bt->tmpl[slot_index(bt, rip, ppn, bt->mode)];
+	uint32_t src = *t, id, host, recov;
+	const struct ccf *a = &bt->ccf[src];
+	struct ccf *c;
+
+	if (!is_same(bt, src, rip, ppn, bt->mode) || !a->tmpl ||
+	    near_border(rip) ||
+	    (a->tmpl == TMPL_SLOT && slot_of(a->rip) != slot_of(rip)))
+		return 0;
+	if (fast && !(tc_has_room(bt) && ccf_hash_has_room(bt)))
+		return 0;
+	id = tc_place(bt);
+	if (!is_same(bt, src, rip, ppn, bt->mode))
+		return 0; /* evicted to make room */
+	c = &bt->ccf[id];
+	host = c->host;
+	recov = c->recov;
+	*c = *a;
+	c->rip = rip;
+	c->host = host;
+	c->recov = recov;
+	c->flags &= CCF_CROSS0 | CCF_CROSS1;
+	c->incoming = c->ibtc_next = 0;
+	c->in_ibtc = false;
+	c->tmpl = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(c->exit); i++)
+		c->exit[i].to = c->exit[i].next_in = 0;
+	for (unsigned i = 0; i < c->n_recov; i++)
+		bt->recov[recov + i] = bt->recov[a->recov + i];
+	copy_code(bt, a, c);
+	tc_commit(bt, id);
+	bt->stats.copies++;
+	return id;
+}
