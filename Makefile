@@ -68,7 +68,7 @@ DEPS := gcc libc6-dev binutils libzydis-dev libzycore-dev libxxhash-dev liblz4-d
 	libmicrohttpd-dev libncurses-dev liburing-dev \
 	busybox-static cpio gzip xz-utils ca-certificates $(GUEST_DEPS)
 DEPS_TEST := libcmocka-dev qemu-system-x86 clang-format jq procps \
-	bsdutils curl e2fsprogs $(GUEST_DEPS_TEST)
+	bsdutils curl e2fsprogs libxml2-utils $(GUEST_DEPS_TEST)
 deps:
 	@tests/deps.sh $(DEPS)
 deps-test:

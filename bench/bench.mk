@@ -39,3 +39,8 @@ bench-share: $(BUILD)/bench/share
 bench-density: all guest
 	BUILD=$(BUILD) bench/bench_density.sh
 .PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density
+
+# The picture in the README, from a run on this machine.
+plot-density: all guest
+	BUILD=$(BUILD) bench/plot_density.sh
+.PHONY: plot-density

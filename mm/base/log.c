@@ -23,6 +23,11 @@ void log_msg(enum log_level l, const char *fmt, ...)
 	n += m;
 	if (n > (int)sizeof(buf) - 2)
 		n = sizeof(buf) - 2;
+	/* Names come from the outside: they may not move the cursor, nor make
+	 * two lines of one. */
+	for (int i = 0; i < n; i++)
+		if ((unsigned char)buf[i] < ' ' || buf[i] == 0x7f)
+			buf[i] = '?';
 	buf[n++] = '\n';
 	/* One write, so that lines of several processes do not mix. */
 	(void)!write(STDERR_FILENO, buf, n);

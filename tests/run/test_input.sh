@@ -94,6 +94,14 @@ bad 1 "$T/none/s" "--socket" pack -n 1 --kernel "$K" -s "$T/none/s"
 bad 1 "$T/none/x" "--log-dir" pack -n 1 --kernel "$K" -s "$SOCK" \
 	--log-dir "$T/none/x"
 bad 1 "$T/empty" "socket" pack -n 1 --kernel "$K" -s "$T/empty" --for 1
+bad 1 "$T/none/x" "--json" pack -n 1 --kernel "$K" -s "$SOCK" --json "$T/none/x"
+bad 1 "$T/dir" "--json" pack -n 1 --kernel "$K" -s "$SOCK" --json "$T/dir"
+bad 1 "--socket" "empty" pack -n 1 --kernel "$K" -s ""
+bad 1 "--socket" "empty" top -s ""
+printf 'a \033[2J\001=x\n' >"$T/escape"
+bad 1 "line 1" "no such key" pack "$T/escape"
+ok "what a file holds does not reach the terminal" test \
+	"$(tr -d '\n' <"$T/err" | tr -d ' -~' | wc -c)" = 0
 bad 1 "$T/nobody" "no manager" top -s "$T/nobody"
 bad 1 "$T/nobody" "no manager" top --json -s "$T/nobody"
 bad 2 "frobnicate" "no such command" frobnicate
@@ -102,7 +110,7 @@ bad 2 "frobnicate" "no such command" help frobnicate
 # Good ways of asking.
 run_for 20 "$SARDINE" --help
 ok "--help: status 0, text on stdout" test "$rc" = 0 -a -s "$T/out" -a ! -s "$T/err"
-for c in run pack top check man; do
+for c in run pack top report check man; do
 	run_for 20 "$SARDINE" $c --help
 	ok "$c --help" test "$rc" = 0 -a -s "$T/out" -a ! -s "$T/err"
 done

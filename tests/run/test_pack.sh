@@ -198,22 +198,6 @@ ok "VMs that cannot start: status 1 and the reason" test $rc = 1 \
 # A monitor that makes a forbidden call would be seen: nobody did.
 ok "no monitor died of its filter" test \
 	"$(grep -l 'forbids' "$T"/mout "$T"/out "$T"/err | wc -l)" = 0
-if command -v script >/dev/null; then
-	timeout 30 script -qec "$SARDINE pack -n 2 --kernel $TINY --mem 32M \
-		--append i --socket $SOCK --for 3" /dev/null >"$T/out" 2>&1
-	ok "on a terminal the table is redrawn in place" test $? = 0 \
-		-a "$(grep -ac $'\033\[[0-9]*A' "$T/out")" -ge 2
-	start -n 2 --append i
-	until_true 20 up 2
-	timeout 4 script -qec "timeout -s INT 3 $SARDINE top --socket $SOCK" \
-		/dev/null >"$T/out" 2>&1
-	ok "top redraws, too" test "$(grep -ac $'\033\[[0-9]*A' "$T/out")" -ge 1 \
-		-a "$(grep -acE '^vm1 +running' "$T/out")" -ge 2 || show "$T/out"
-	kill -TERM "$manager"
-	wait "$manager"
-else
-	skip "terminal" "script is not installed"
-fi
 timeout 30 "$SARDINE" pack -n 2 --kernel "$TINY" --mem 32M --append i \
 	--socket "$SOCK" | head -1 >/dev/null
 ok "a reader that goes away ends the run" test "${PIPESTATUS[0]}" = 0

@@ -259,6 +259,41 @@ static void test_columns_fit(void **state)
 	assert_non_null(strstr(row, " 1.0"));
 }
 
+static void test_order(void **state)
+{
+	const struct report_section *s = &report_vm_section;
+	struct report_vm vms[4];
+	size_t order[4];
+	struct report r;
+
+	report_init(&r);
+	r.vms = vms;
+	r.n_vms = 4;
+	for (unsigned i = 0; i < 4; i++) {
+		report_section_clear(s, &vms[i]);
+		snprintf(vms[i].name, REPORT_NAME, "vm%u", 10 - i);
+		vms[i].private_bytes = i == 2 ? 9 : 5;
+	}
+	vms[3].active_bytes = 0;
+	vms[1].active_bytes = 7;
+	report_sort(&r, NULL, true, order);
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(order[i], i);
+	/* Numbers in names count as numbers: vm7, vm8, vm9, vm10. */
+	report_sort(&r, report_field_find(s, "name"), false, order);
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(order[i], 3 - i);
+	/* Those that are equal stay in their order. */
+	report_sort(&r, report_field_find(s, "private_bytes"), true, order);
+	assert_int_equal(order[0], 2);
+	assert_int_equal(order[1], 0);
+	assert_int_equal(order[3], 3);
+	/* Absent is less than 0. */
+	report_sort(&r, report_field_find(s, "active_bytes"), true, order);
+	assert_int_equal(order[0], 1);
+	assert_int_equal(order[1], 3);
+}
+
 static void test_optional_fields(void **state)
 {
 	struct report r, back;
@@ -688,6 +723,7 @@ int main(void)
 		cmocka_unit_test(test_names_cannot_move_the_cursor),
 		cmocka_unit_test(test_table),
 		cmocka_unit_test(test_columns_fit),
+		cmocka_unit_test(test_order),
 		cmocka_unit_test(test_optional_fields),
 		cmocka_unit_test_setup_teardown(test_query, make_dir,
 						remove_dir),

@@ -286,8 +286,9 @@ static void dispatch(struct manager *m, const struct epoll_event *ev)
 	case SRC_CLIENT:
 		server_client_ready(m->server, (int)index);
 		return;
-	case SRC_METRICS:
-		return; /* its turn comes in every round */
+	case SRC_METRICS: /* its turn comes in every round */
+	case SRC_INPUT:	  /* the owner reads it */
+		return;
 	case SRC_SOCKET:
 		v = m->vms[index];
 		if (v->socket >= 0 && v->share)
@@ -353,6 +354,11 @@ void manager_poll(struct manager *m, int timeout_ms)
 	server_expire(m->server, now);
 	if (m->metrics)
 		metrics_run(m->metrics, now);
+}
+
+int manager_wake_for(struct manager *m, int fd)
+{
+	return manager_watch(m, fd, SRC_INPUT, 0, EPOLLIN);
 }
 
 int manager_signal(const struct manager *m)

@@ -48,6 +48,9 @@ int manager_add(struct manager *m, const struct vm_spec *spec, char *err,
 /* Wait for news and work on them, timeout_ms at the longest (less when the
  * scanner has something to do). */
 void manager_poll(struct manager *m, int timeout_ms);
+/* Have manager_poll return when fd can be read; the owner reads it then. 0 or
+ * -errno. */
+int manager_wake_for(struct manager *m, int fd);
 /* The signal that asks the program to end, or 0. */
 int manager_signal(const struct manager *m);
 /* VMs whose process lives; of those that ever were: how many the engine (or a

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * `sardine pack`: many VMs under one manager, and what that saves. On a
- * terminal the table is redrawn every second; in a pipe there is a line for
- * each thing that happens and one every few seconds. The final table comes at
+ * terminal there is a live table (live.h); in a pipe, a line for each thing
+ * that happens and one every few seconds. The final table comes at
  * the end, whatever ended it.
  */
 #include <errno.h>
@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,19 +19,21 @@
 #include "mm/types.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/disks.h"
+#include "vmm/cli/live.h"
 #include "vmm/cli/manager.h"
 #include "vmm/cli/metrics.h"
+#include "vmm/cli/record.h"
 #include "vmm/cli/report_table.h"
 #include "vmm/cli/server.h"
 
 #define NS_PER_S    1000000000ull
 #define TTY_NS	    NS_PER_S
 #define LINE_NS	    (5 * NS_PER_S)
-#define EVENT_LINES 200 /* kept for after the live table */
+#define EVENT_LINES 200 /* the last ones, kept for after the live table */
 
 struct pack_opts {
 	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
-		*marker, *confine, *kaslr, *metrics, **disks;
+		*marker, *confine, *kaslr, *metrics, *record, **disks;
 	uint64_t mem, host_mem, tc_size;
 	uint32_t n, seconds;
 	bool oracle, no_share, verbose, rng;
@@ -86,6 +87,9 @@ static const struct opt opts[] = {
 	 "serve the figures over HTTP at /metrics, as Prometheus reads them; a "
 	 "port alone is one on loopback, and whoever reaches ADDR may read",
 	 OPT(struct pack_opts, metrics)},
+	{"record", 0, OPT_STR, "FILE",
+	 "write a sample a second there as JSON lines, for `sardine report`",
+	 OPT(struct pack_opts, record)},
 	{"ready-marker", 0, OPT_STR, "STR",
 	 "what a guest prints once it is in userland",
 	 .dflt = "SARDINE-GUEST: userland", OPT(struct pack_opts, marker)},
@@ -103,8 +107,10 @@ struct pack {
 	const struct pack_opts *o;
 	struct fleet fleet;
 	struct manager *m;
+	struct record *record; /* or NULL */
+	int json_fd;	       /* or -1 */
 	bool tty;
-	unsigned drawn; /* lines of the table on the screen */
+	struct live *live; /* the table on the terminal, or NULL */
 	char *events[EVENT_LINES];
 	size_t n_events;
 	uint64_t start_ns, next_ns, end_ns;
@@ -118,6 +124,14 @@ static uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static double wall_time(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
 /* ---- what to run ---- */
@@ -244,33 +258,59 @@ static void flush(struct pack *p)
 		p->unheard = true;
 }
 
+static void keep_event(struct pack *p, const char *text)
+{
+	if (p->n_events == EVENT_LINES) {
+		free(p->events[0]);
+		p->n_events--;
+		memmove(p->events, p->events + 1,
+			p->n_events * sizeof(p->events[0]));
+	}
+	p->events[p->n_events] = strdup(text);
+	p->n_events += p->events[p->n_events] != NULL;
+}
+
+static void say(struct pack *p, const char *text)
+{
+	if (p->tty) {
+		keep_event(p, text);
+		return;
+	}
+	printf("%s\n", text);
+	flush(p);
+}
+
+/* A record that cannot go on is no reason to end the VMs. */
+static void recorded(struct pack *p, int e)
+{
+	char text[300];
+
+	if (!e)
+		return;
+	snprintf(text, sizeof(text),
+		 "--record %s: %s; the record ends here, the run goes on",
+		 p->o->record, strerror(-e));
+	say(p, text);
+}
+
 static void on_event(void *ctx, const char *text)
 {
 	struct pack *p = ctx;
 
-	if (!p->tty) {
-		printf("%s\n", text);
-		flush(p);
-	} else if (p->n_events < EVENT_LINES) {
-		p->events[p->n_events] = strdup(text);
-		p->n_events += p->events[p->n_events] != NULL;
-	}
+	if (p->record)
+		recorded(p, record_event(p->record, text, wall_time()));
+	say(p, text);
 }
 
 static void draw(struct pack *p)
 {
-	struct winsize w = {0};
 	struct report r;
-	size_t room = 0;
 
 	if (manager_sample(p->m, &r, false))
 		return;
-	if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row > 10)
-		room = w.ws_row - 9u;
-	if (p->drawn)
-		printf("\033[%uA\033[J", p->drawn);
-	p->drawn = report_print(&r, stdout, room);
-	flush(p);
+	live_events(p->live, p->events, p->n_events);
+	if (!live_sample(p->live, &r))
+		live_draw(p->live);
 	report_free(&r);
 }
 
@@ -287,35 +327,66 @@ static void say_line(struct pack *p)
 	report_free(&r);
 }
 
+static void take_sample(struct pack *p)
+{
+	struct report r;
+
+	if (manager_sample(p->m, &r, false))
+		return;
+	recorded(p, record_sample(p->record, &r, wall_time(), now_ns()));
+	report_free(&r);
+}
+
+static void sample_if_due(struct pack *p)
+{
+	if (p->record && now_ns() >= record_due_ns(p->record))
+		take_sample(p);
+}
+
 static void show(struct pack *p)
 {
 	uint64_t now = now_ns();
 
 	if (now < p->next_ns)
 		return;
-	p->next_ns = now + (p->tty ? TTY_NS : LINE_NS);
-	if (p->tty)
+	p->next_ns = now + (p->live ? TTY_NS : LINE_NS);
+	if (p->live)
 		draw(p);
 	else
 		say_line(p);
 }
 
+/* Before the run: what cannot be written is told now, not after it. What was
+ * there stays until then. */
+static int open_json(struct pack *p)
+{
+	if (!p->o->json || !strcmp(p->o->json, "-"))
+		return 0;
+	p->json_fd = open(p->o->json, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY,
+			  0666);
+	if (p->json_fd >= 0)
+		return 0;
+	log_error("--json %s: %s; give a file that can be written", p->o->json,
+		  strerror(errno));
+	return -1;
+}
+
 static int write_json(struct pack *p, const struct report *r)
 {
-	bool out = !strcmp(p->o->json, "-");
 	json_t *o = report_to_json(r);
-	FILE *f = out ? stdout : fopen(p->o->json, "we");
+	FILE *f = stdout;
 	int e = 0;
 
-	if (!f) {
-		log_error("--json %s: %s; give a file that can be written",
-			  p->o->json, strerror(errno));
-		json_decref(o);
-		return -EIO;
+	if (p->json_fd >= 0) {
+		/* Of a device, nothing is cut off. */
+		e = ftruncate(p->json_fd, 0) && errno != EINVAL;
+		f = fdopen(p->json_fd, "w");
+		p->json_fd = -1;
 	}
-	if (!o || json_dumpf(o, f, JSON_INDENT(2)) || fputc('\n', f) == EOF)
+	if (e || !o || !f || json_dumpf(o, f, JSON_INDENT(2)) ||
+	    fputc('\n', f) == EOF || fflush(f))
 		e = -EIO;
-	if (!out && fclose(f))
+	if (f && f != stdout && fclose(f))
 		e = -EIO;
 	if (e)
 		log_error("--json %s: cannot be written", p->o->json);
@@ -330,6 +401,7 @@ static void start_all(struct pack *p)
 	char err[512];
 
 	for (size_t i = 0; i < p->fleet.n; i++) {
+		sample_if_due(p);
 		if (manager_add(p->m, &p->fleet.vms[i], err, sizeof(err))) {
 			log_error("%s", err);
 			p->failed = true;
@@ -353,15 +425,41 @@ static int wait_ms(const struct pack *p)
 
 	if (p->end_ns && p->end_ns < until)
 		until = p->end_ns;
+	if (p->record && record_due_ns(p->record) < until)
+		until = record_due_ns(p->record);
 	return until <= now ? 0 : (int)((until - now) / 1000000 + 1);
+}
+
+/* On a terminal that can; else what was kept so far is told as lines. */
+static void go_live(struct pack *p)
+{
+	if (!p->tty)
+		return;
+	if (!live_open("sardine pack", false, &p->live)) {
+		if (live_fd(p->live) >= 0)
+			manager_wake_for(p->m, live_fd(p->live));
+		return;
+	}
+	p->tty = false;
+	for (size_t i = 0; i < p->n_events; i++) {
+		say(p, p->events[i]);
+		free(p->events[i]);
+	}
+	p->n_events = 0;
 }
 
 static void loop(struct pack *p)
 {
+	go_live(p);
 	while (!ended(p)) {
+		sample_if_due(p);
 		show(p);
 		manager_poll(p->m, wait_ms(p));
+		if (p->live)
+			live_keys(p->live);
 	}
+	live_close(p->live);
+	p->live = NULL;
 }
 
 static int finish(struct pack *p)
@@ -375,8 +473,6 @@ static int finish(struct pack *p)
 		return CLI_HOST;
 	}
 	clean = !manager_audit(p->m);
-	if (p->drawn)
-		printf("\033[%uA\033[J", p->drawn);
 	manager_stop(p->m);
 	snprintf(r.audit, sizeof(r.audit), "%s", clean ? "clean" : "failed");
 	for (size_t i = 0; i < p->n_events; i++)
@@ -422,8 +518,17 @@ static int run_fleet(struct pack *p)
 		c.socket_path = path;
 		c.make_socket_dir = true;
 	}
+	if (open_json(p))
+		return CLI_HOST;
+	/* After the manager has the socket: a second one changes no record. */
 	if (manager_create(&c, &p->m, err, sizeof(err))) {
 		log_error("%s", err);
+		return CLI_HOST;
+	}
+	if (o->record &&
+	    record_open(o->record, 0, 0, &p->record, err, sizeof(err))) {
+		log_error("%s", err);
+		manager_destroy(p->m);
 		return CLI_HOST;
 	}
 	p->start_ns = now_ns();
@@ -433,14 +538,17 @@ static int run_fleet(struct pack *p)
 	start_all(p);
 	if (!p->failed)
 		loop(p);
+	if (p->record)
+		take_sample(p);
 	status = finish(p);
 	manager_destroy(p->m);
+	record_close(p->record);
 	return status;
 }
 
 static int pack_main(void *values, char *const args[])
 {
-	struct pack p = {.o = values};
+	struct pack p = {.o = values, .json_fd = -1};
 	char err[512];
 	int status;
 
@@ -450,11 +558,14 @@ static int pack_main(void *values, char *const args[])
 	if (status != CLI_OK) {
 		log_error("%s", err);
 	} else {
-		p.tty = isatty(STDOUT_FILENO);
+		/* What -v says would land in the middle of the table. */
+		p.tty = isatty(STDOUT_FILENO) && !p.o->verbose;
 		status = run_fleet(&p);
 	}
 	for (size_t i = 0; i < p.n_events; i++)
 		free(p.events[i]);
+	if (p.json_fd >= 0)
+		close(p.json_fd);
 	fleet_free(&p.fleet);
 	return status;
 }

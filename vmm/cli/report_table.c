@@ -2,6 +2,7 @@
 #include "vmm/cli/report_table.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "mm/types.h"
@@ -92,7 +93,7 @@ void report_head(const struct report_columns *c, char buf[REPORT_ROW_MAX])
 	trim(buf, at);
 }
 
-static void cell(const struct report_field *f, const struct report_vm *v,
+void report_cell(const struct report_field *f, const struct report_vm *v,
 		 char *buf, size_t len)
 {
 	uint64_t n;
@@ -119,7 +120,7 @@ void report_row(const struct report_columns *c, const struct report_vm *v,
 
 	buf[0] = '\0';
 	for (size_t i = 0; i < c->n; i++) {
-		cell(c->f[i], v, text, sizeof(text));
+		report_cell(c->f[i], v, text, sizeof(text));
 		at = put(buf, at, c->f[i], text);
 	}
 	trim(buf, at);
@@ -134,6 +135,48 @@ void report_total_row(const struct report_columns *c, const struct report *r,
 	snprintf(t.name, sizeof(t.name), "total");
 	snprintf(t.state, sizeof(t.state), "MiB");
 	report_row(c, &t, buf);
+}
+
+/* ---- order ---- */
+
+struct sort {
+	const struct report *r;
+	const struct report_field *by;
+	bool down;
+};
+
+static int compare(const void *a, const void *b, void *ctx)
+{
+	size_t i = *(const size_t *)a, k = *(const size_t *)b;
+	const struct sort *s = ctx;
+	const struct report_vm *v = &s->r->vms[i], *w = &s->r->vms[k];
+	int d;
+
+	if (s->by->kind == REPORT_STR) {
+		/* vm2 comes before vm10. */
+		d = strverscmp(report_field_text(s->by, v),
+			       report_field_text(s->by, w));
+	} else {
+		/* Unknown, which is the highest number, is less than any. */
+		uint64_t x = report_field_value(s->by, v) + 1;
+		uint64_t y = report_field_value(s->by, w) + 1;
+
+		d = (x > y) - (x < y);
+	}
+	if (!d)
+		return i < k ? -1 : 1;
+	return s->down ? -d : d;
+}
+
+void report_sort(const struct report *r, const struct report_field *by,
+		 bool down, size_t *order)
+{
+	struct sort s = {r, by, down};
+
+	for (size_t i = 0; i < r->n_vms; i++)
+		order[i] = i;
+	if (by)
+		qsort_r(order, r->n_vms, sizeof(*order), compare, &s);
 }
 
 /* ---- all of it ---- */

@@ -21,12 +21,20 @@ struct report_columns {
 /* width: columns of the terminal; 0: as wide as it gets. */
 void report_columns_pick(const struct report *r, unsigned width,
 			 struct report_columns *c);
+/* What stands in a column: MiB for bytes, nothing for what nobody knows. */
+void report_cell(const struct report_field *f, const struct report_vm *v,
+		 char *buf, size_t len);
 /* Each a line without its newline. */
 void report_head(const struct report_columns *c, char buf[REPORT_ROW_MAX]);
 void report_row(const struct report_columns *c, const struct report_vm *v,
 		char buf[REPORT_ROW_MAX]);
 void report_total_row(const struct report_columns *c, const struct report *r,
 		      char buf[REPORT_ROW_MAX]);
+
+/* The order of the VMs by one field, highest (or last) first if down; those of
+ * the same value, and all with NULL, as they were. order: n_vms indices. */
+void report_sort(const struct report *r, const struct report_field *by,
+		 bool down, size_t *order);
 
 /* What sharing saves, the host, the audit: three lines or four. */
 void report_print_host(const struct report *r, FILE *f);

@@ -169,6 +169,10 @@ int server_open(const char *path, bool make_dir, struct server **out, char *err,
 	struct server *s;
 	int r = 0;
 
+	if (!*path) {
+		snprintf(err, errlen, "--socket: the path is empty; give one");
+		return -EINVAL;
+	}
 	if (strlen(path) > SERVER_PATH_MAX) {
 		snprintf(err, errlen,
 			 "%s: longer than the %d bytes a socket's path may "
@@ -296,6 +300,7 @@ void server_close(struct server *s)
 static int connect_to(const char *path, char *err, size_t errlen)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	struct timeval limit = {QUERY_MS / 1000, 0};
 	int fd, e;
 
 	if (strlen(path) > SERVER_PATH_MAX) {
@@ -305,9 +310,12 @@ static int connect_to(const char *path, char *err, size_t errlen)
 	}
 	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	/* A manager that does not take its clients has a queue that is full. */
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	if (fd >= 0 && !connect(fd, (struct sockaddr *)&sa, sizeof(sa)))
 		return fd;
-	e = errno;
+	e = errno == EAGAIN ? ETIMEDOUT : errno;
 	if (fd >= 0)
 		close(fd);
 	if (e == ENOENT || e == ECONNREFUSED)
@@ -349,8 +357,14 @@ static int read_all(int fd, char **text, size_t *len)
 			*text = more;
 			size += 65536;
 		}
-		if (left <= 0 || poll(&p, 1, (int)left) == 0)
+		if (left <= 0)
 			return -ETIMEDOUT;
+		switch (poll(&p, 1, (int)left)) {
+		case 0:
+			return -ETIMEDOUT;
+		case -1:
+			return -errno; /* -EINTR is the caller's business */
+		}
 		n = read(fd, *text + *len, size - *len - 1);
 		if (n < 0 && errno == EINTR)
 			continue;
