@@ -8,6 +8,9 @@
  *   SCI --9--+                                                      vCPU
  *   PCI INTA..INTD --16..19--> I/O APIC
  *
+ * The console is the UART's; a virtio-console writes to it through the UART's
+ * buffer and takes over its input once the guest has brought it up.
+ *
  * ISA line n is I/O APIC input n, except line 0, which is input 2; 8259 input
  * 2 is the cascade.
  *
@@ -39,6 +42,7 @@
 #include "vmm/dev/pm.h"
 #include "vmm/dev/rtc.h"
 #include "vmm/dev/uart.h"
+#include "vmm/dev/virtio_console.h"
 #include "vmm/vm.h"
 
 /* How long the last output waits for a reader that does not read. */
@@ -142,22 +146,37 @@ static void board_power(void *ctx, enum power_event e, int code)
 static bool console_push(struct vm *vm)
 {
 	struct board *b = vm->board;
+	struct virtio_dev *hvc = board_pci_console(vm);
+	const uint8_t *from = b->in + b->in_off;
+	size_t n = b->in_len - b->in_off;
 
-	b->in_off +=
-		uart_input(vm->uart, b->in + b->in_off, b->in_len - b->in_off);
+	b->in_off += hvc && virtio_console_up(hvc)
+			     ? virtio_console_input(hvc, from, n)
+			     : uart_input(vm->uart, from, n);
 	if (b->in_off < b->in_len)
 		return false;
 	b->in_off = b->in_len = 0;
 	return true;
 }
 
-/* The UART has room again: what waits goes in, and then we read on. */
+/* There is room again: what waits goes in, and then we read on. */
+void board_console_room(struct vm *vm)
+{
+	if (vm->cfg.console_in >= 0 && console_push(vm))
+		iothread_mod_fd(vm->io, vm->cfg.console_in, EPOLLIN);
+}
+
 static void console_room(void *ctx)
 {
-	struct vm *vm = ctx;
+	board_console_room(ctx);
+}
 
-	if (console_push(vm))
-		iothread_mod_fd(vm->io, vm->cfg.console_in, EPOLLIN);
+static void console_out_room(void *ctx)
+{
+	struct virtio_dev *hvc = board_pci_console(ctx);
+
+	if (hvc)
+		virtio_console_out_room(hvc);
 }
 
 /* Fills the empty buffer; false: nothing came. */
@@ -229,6 +248,7 @@ static int create_devices(struct vm *vm)
 		.clock = clock,
 		.irq = isa_line(vm, IRQ_COM1),
 		.room = console_room,
+		.out_room = console_out_room,
 		.ctx = vm,
 	};
 

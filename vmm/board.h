@@ -14,6 +14,8 @@ struct vm;
  * takes away what is there. */
 int board_create(struct vm *vm, char *err, size_t errlen);
 void board_destroy(struct vm *vm);
+/* The console has room for input again. Under dev_lock. */
+void board_console_room(struct vm *vm);
 /* Reset every device. The vCPU does not run. */
 void board_reset(struct vm *vm);
 /* The end of the run: nothing that the guest printed may be lost. */

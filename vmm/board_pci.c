@@ -14,9 +14,12 @@
 #include <sys/random.h>
 
 #include "mm/base/log.h"
+#include "vmm/board.h"
 #include "vmm/dev/lapic.h"
 #include "vmm/dev/iothread.h"
+#include "vmm/dev/uart.h"
 #include "vmm/dev/virtio_blk.h"
+#include "vmm/dev/virtio_console.h"
 #include "vmm/dev/virtio_pci.h"
 #include "vmm/dev/virtio_rng.h"
 #include "vmm/vm.h"
@@ -32,6 +35,7 @@ struct pci_slot {
 struct board_pci {
 	struct pci_bus *bus;
 	struct pci_slot slot[PCI_SLOTS];
+	struct virtio_dev *console;
 	unsigned n;
 };
 
@@ -136,6 +140,35 @@ static int add_disk(struct vm *vm, unsigned n, char *err, size_t errlen)
 	return r;
 }
 
+static size_t console_out(void *ctx, const uint8_t *buf, size_t n)
+{
+	return uart_output(((struct vm *)ctx)->uart, buf, n);
+}
+
+static void console_in_room(void *ctx)
+{
+	board_console_room(ctx);
+}
+
+static int add_console(struct vm *vm)
+{
+	struct pci_slot *s = next_slot(vm, "hvc", 0);
+	struct virtio_console_config c = {
+		.out = console_out, .in_room = console_in_room, .ctx = vm};
+	struct virtio_host h = host(vm);
+	struct virtio_dev *d;
+	int r;
+
+	if (!s)
+		return -ENOSPC;
+	c.name = s->name;
+	d = virtio_console_create(&h, &c);
+	r = plug(vm, s, d);
+	if (!r)
+		vm->pci->console = d;
+	return r;
+}
+
 static int add_devices(struct vm *vm, char *err, size_t errlen)
 {
 	int r = 0;
@@ -144,6 +177,8 @@ static int add_devices(struct vm *vm, char *err, size_t errlen)
 		r = add_disk(vm, i, err, errlen);
 	if (!r && vm->cfg.rng)
 		r = add_rng(vm);
+	if (!r && vm->cfg.hvc)
+		r = add_console(vm);
 	return r;
 }
 
@@ -155,7 +190,7 @@ int board_pci_create(struct vm *vm, const struct irq_line intx[4], char *err,
 	struct pci_bus_config c = {.msi = {send_msi, vm}};
 	int r;
 
-	if (!vm->cfg.rng && !vm->cfg.n_disks)
+	if (!vm->cfg.rng && !vm->cfg.n_disks && !vm->cfg.hvc)
 		return 0;
 	vm->pci = calloc(1, sizeof(*vm->pci));
 	if (!vm->pci)
@@ -202,6 +237,11 @@ void board_pci_add_stats(struct vm *vm)
 		if (s->more.desc)
 			vm_add_stats(vm, &s->more);
 	}
+}
+
+struct virtio_dev *board_pci_console(const struct vm *vm)
+{
+	return vm->pci ? vm->pci->console : NULL;
 }
 
 struct pci_bus *board_pci_bus(const struct vm *vm)

@@ -11,12 +11,15 @@
 
 struct vm;
 struct pci_bus;
+struct virtio_dev;
 
 /* Under dev_lock, with the chips and both buses in place. intx: the board's
  * lines for INTA..INTD. 0; or -errno, with a line in err when there is more to
  * say than the error; board_pci_destroy takes away what is there. */
 int board_pci_create(struct vm *vm, const struct irq_line intx[4], char *err,
 		     size_t errlen);
+/* The virtio-console, or NULL. */
+struct virtio_dev *board_pci_console(const struct vm *vm);
 /* The bus, or NULL. */
 struct pci_bus *board_pci_bus(const struct vm *vm);
 /* Under dev_lock; the I/O thread is stopped. */

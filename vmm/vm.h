@@ -46,8 +46,9 @@ struct vm_config {
 	 * a reset loads the kernel again, when a confined process cannot open
 	 * anything any more. */
 	int kernel_fd, initrd_fd;
-	bool debug_exit;		 /* port 0xf4 */
-	bool rng;			 /* a virtio-rng */
+	bool debug_exit; /* port 0xf4 */
+	bool rng;	 /* a virtio-rng */
+	bool hvc;	 /* a virtio-console on the same console as the UART */
 	const struct disk_config *disks; /* virtio-blk, in this order */
 	unsigned n_disks;
 	bool no_reboot;	 /* a reset ends the run */

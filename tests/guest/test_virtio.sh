@@ -102,20 +102,31 @@ good "by INTA" '^65536' 'IO-APIC.*fasteoi.*virtio0' '^end' \
 ok "what was written to the overlay is there" is "$(sums)" "$cow"
 ok "discard gave the blocks back" test "$(stat -c %b "$T/ring.img")" -lt 16000
 
-# Killed in the middle of writing, after a sync: what was synced is there.
-script "mount /dev/vda /root; dd if=/dev/urandom of=/root/f bs=64k count=64;
+# Killed in the middle of writing, after a sync: what was synced is there. The
+# same guest talks over a virtio-console first.
+script "exec 3<>/dev/hvc0; echo hvc-asks >&3; read x <&3; echo hvc-got:\$x >&3;
+mount /dev/vda /root; dd if=/dev/urandom of=/root/f bs=64k count=64;
 sync; sha256sum /root/f; echo synced;
 while :; do cat /root/f >/root/g; sync; cat /root/f >/root/h; rm /root/g; done"
-bg "$SARDINE" run --kernel "$K" --initrd "$I" --disk "$B,cow=$T/k.cow" \
+mkfifo "$T/in"
+exec 4<>"$T/in"
+"$SARDINE" run --hvc --kernel "$K" --initrd "$I" --disk "$B,cow=$T/k.cow" \
 	--disk "$T/script,ro" --append "console=ttyS0 quiet sardine.run=sh /dev/vdb" \
-	>"$T/out" 2>"$T/err" </dev/null
+	>"$T/out" 2>"$T/err" <"$T/in" &
+pid=$!
+started+=("$pid")
+until_true 40 has "$T/out" '^hvc-asks'
+echo answer >&4
 until_true 40 has "$T/out" '^synced'
 sleep 0.3
 kill -9 "$pid"
 wait "$pid" 2>/dev/null
+exec 4>&-
 sum=$(sums | head -1)
+cp "$T/out" "$T/talk"
 script "reread vda; dmesg | grep -c 'I/O erro[r]'; echo end"
 guest "sardine.run=sh /dev/vdb" --disk "$B,cow=$T/k.cow" --disk "$T/script,ro"
+ok "virtio-console: both ways" has "$T/talk" '^hvc-got:answer'
 ok "kill -9: what was synced is there" test -n "$sum" -a "$(sums)" = "$sum"
 good "kill -9: without an I/O error" '^0' '^end'
 

@@ -20,7 +20,7 @@ struct run_opts {
 	char *kernel, *initrd, *append, *engine, *stats;
 	uint64_t mem, tc_size;
 	uint32_t tu_max;
-	bool no_reboot, debug_exit, rng, no_chain, lockstep, verbose;
+	bool no_reboot, debug_exit, rng, hvc, no_chain, lockstep, verbose;
 	char *confine, **disks;
 };
 
@@ -42,6 +42,10 @@ static const struct opt opts[] = {
 	 OPT(struct run_opts, disks)},
 	{"rng", 0, OPT_FLAG, NULL, "give the guest a virtio-rng",
 	 OPT(struct run_opts, rng)},
+	{"hvc", 0, OPT_FLAG, NULL,
+	 "give the guest a virtio-console, hvc0, on the same terminal; it "
+	 "gets what is typed once the guest has brought it up",
+	 OPT(struct run_opts, hvc)},
 	{"no-reboot", 0, OPT_FLAG, NULL,
 	 "a reset by the guest ends the run, with status 3",
 	 OPT(struct run_opts, no_reboot)},
@@ -202,6 +206,7 @@ static int run_main(void *values, char *const args[])
 		.cmdline = o->append,
 		.debug_exit = o->debug_exit,
 		.rng = o->rng,
+		.hvc = o->hvc,
 		.no_reboot = o->no_reboot,
 		.console_out = STDOUT_FILENO,
 		.memfd = -1,

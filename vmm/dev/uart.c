@@ -185,6 +185,8 @@ void uart_flush(struct uart *u)
 	if (was_full && !out_full(u)) {
 		u->thre_pending = true;
 		uart_update(u);
+		if (u->cfg.out_room)
+			u->cfg.out_room(u->cfg.ctx);
 	}
 }
 
@@ -223,6 +225,15 @@ static void uart_put(struct uart *u, uint8_t byte)
 	else if (!timer_armed(&u->timer))
 		clock_arm(&u->cfg.clock, &u->timer,
 			  clock_now(&u->cfg.clock) + FLUSH_NS);
+}
+
+size_t uart_output(struct uart *u, const uint8_t *buf, size_t n)
+{
+	size_t i = 0;
+
+	while (i < n && (u->out_broken || !out_full(u)))
+		uart_put(u, buf[i++]);
+	return i;
 }
 
 /* ---- interrupts ---- */

@@ -18,6 +18,8 @@ struct uart_config {
 	/* There is room for input again, after uart_input took less than it
 	 * was offered. May be NULL. Under the device lock. */
 	void (*room)(void *ctx);
+	/* The same for output, after uart_output. */
+	void (*out_room)(void *ctx);
 	void *ctx;
 };
 
@@ -30,6 +32,9 @@ void uart_reset(struct uart *u);
 int uart_attach(struct uart *u, struct bus *pio, uint16_t port);
 /* Bytes from the outside; how many were taken. Lock held. */
 size_t uart_input(struct uart *u, const uint8_t *buf, size_t n);
+/* Bytes of another device for the same descriptor, in order with ours; how many
+ * there was room for. Lock held. */
+size_t uart_output(struct uart *u, const uint8_t *buf, size_t n);
 /* Write out what is buffered, as far as that does not block. Lock held. */
 void uart_flush(struct uart *u);
 /* At the end of the run: write everything, waiting for the reader as long as
