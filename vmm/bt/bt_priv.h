@@ -23,15 +23,22 @@
 #include "vmm/mmu/shadow.h"
 #include "vmm/x86/regs.h"
 
-#define TU_MAX	     12
+#define TU_MAX	       24
+/* Conditional branches that a unit runs on past, and all its ways on. */
+#define TU_SIDE_MAX    3
+#define CCF_EXITS      (TU_SIDE_MAX + 2)
+/* An exit of a CCF as one number, never 0. */
+#define EXIT_ID(id, e) ((id)*8 + (e))
+#define EXIT_CCF(x)    ((x) / 8)
+#define EXIT_NO(x)     ((x) % 8)
 
 /* What a CCF depends on besides the bytes: part of its key. */
-#define MODE_USER    1u	 /* CPL 3 */
-#define MODE_NOSSE   2u	 /* CR0.EM/TS or !CR4.OSFXSR: vector code calls out */
-#define MODE_NOAVX   4u	 /* XCR0 without AVX, or no OSXSAVE */
-#define MODE_TSC_OUT 8u	 /* RDTSC, RDRAND call out (offset, TSD, layout) */
-#define MODE_CPL12   16u /* CPL 1 or 2: everything sensitive calls out */
-#define MODE_NOFSGS  32u /* CR4.FSGSBASE is clear */
+#define MODE_USER      1u  /* CPL 3 */
+#define MODE_NOSSE     2u  /* CR0.EM/TS or !CR4.OSFXSR: vector code calls out */
+#define MODE_NOAVX     4u  /* XCR0 without AVX, or no OSXSAVE */
+#define MODE_TSC_OUT   8u  /* RDTSC, RDRAND call out (offset, TSD, layout) */
+#define MODE_CPL12     16u /* CPL 1 or 2: everything sensitive calls out */
+#define MODE_NOFSGS    32u /* CR4.FSGSBASE is clear */
 
 /* How the guest's registers are found at a host PC. */
 enum recov_kind {
@@ -44,32 +51,32 @@ enum recov_kind {
 	RK_TOUCH, /* as RK_NORMAL; an access that the guest does not make */
 };
 struct recov {
-	uint16_t host; /* from here on, relative to the CCF's start */
-	uint8_t guest; /* offset of the guest instruction from ccf->rip */
-	uint8_t kind;
+	uint16_t host;	     /* from here on, relative to the CCF's start */
+	uint16_t guest : 12; /* of the guest instruction, from ccf->rip */
+	uint16_t kind : 4;
 };
 
 #define CCF_STRADDLE 1u	 /* its one instruction crosses into ppn2 */
 #define CCF_DEAD     2u	 /* unlinked; memory is reused with its region */
 #define CCF_OFF	     4u	 /* not in the list of ppn any more */
 #define CCF_OFF2     8u	 /* not in the list of ppn2 any more */
-#define CCF_CROSS0   16u /* exit 0 leads out of the page */
-#define CCF_CROSS1   32u /* exit 1 does */
+#define CCF_OWN	     16u /* depends on more than its bytes: no template */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
 	uint16_t stub;	/* where it goes when not chained */
 	int32_t target; /* rip of the target - ccf->rip */
 	uint32_t to;	/* CCF it is chained to, 0: none */
-	uint32_t next_in; /* next in `to`'s list of incoming exits: id*2+exit */
+	uint32_t next_in; /* next in `to`'s list of incoming exits: EXIT_ID */
+	bool cross;	  /* leads out of the page */
 };
 struct ccf {
 	uint64_t rip;
 	uint32_t ppn, ppn2;
 	uint32_t host; /* TC offset of the checked entry */
 	uint16_t host_len;
-	uint16_t direct;   /* offset of the unchecked entry */
-	uint8_t guest_len; /* bytes of guest code covered */
+	uint16_t direct;    /* offset of the unchecked entry */
+	uint16_t guest_len; /* bytes of guest code covered */
 	uint8_t n_insn;
 	uint8_t mode, flags;
 	uint16_t n_recov;
@@ -80,8 +87,8 @@ struct ccf {
 	bool in_ibtc;
 	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
 	uint32_t reloc;	       /* index of the first */
-	uint32_t incoming; /* exits chained to this CCF: id*2+exit, 0: none */
-	struct ccf_exit exit[2];
+	uint32_t incoming;     /* exits chained to this CCF: EXIT_ID, 0: none */
+	struct ccf_exit exit[CCF_EXITS];
 };
 
 /* A field of a unit that moves with its address (reloc.c). */
@@ -139,7 +146,7 @@ struct tc_region {
 	uint32_t n_ccf, n_recov, n_reloc;
 };
 /* At most, of one CCF. */
-#define CCF_MAX_BYTES 2560
+#define CCF_MAX_BYTES (256 + 200 * TU_MAX)
 #define CCF_MAX_RECOV (4 * TU_MAX + 8)
 
 struct lockstep;
@@ -327,8 +334,10 @@ void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned exit);
 /* Does exit e of c lead out of c's page? */
 static inline bool ccf_crosses(const struct ccf *c, unsigned e)
 {
-	return c->flags & (CCF_CROSS0 << e);
+	return c->exit[e].cross;
 }
+/* Which exit of c has its stub at this TC offset. */
+unsigned ccf_exit_no(const struct ccf *c, uint32_t host);
 /* Drop every CCF of a page / those that overlap [off, off+len) of it. Answers
  * how many. */
 unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len);

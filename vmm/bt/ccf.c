@@ -175,6 +175,15 @@ bool ccf_hash_has_room(const struct bt *bt)
 	       bt->hash_bits == HASH_MAX_BITS;
 }
 
+static unsigned n_exits(const struct ccf *c)
+{
+	unsigned n = 0;
+
+	for (unsigned e = 0; e < CCF_EXITS; e++)
+		n += !!c->exit[e].patch;
+	return n;
+}
+
 void ccf_insert(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
@@ -188,7 +197,7 @@ void ccf_insert(struct bt *bt, uint32_t id)
 	page_add(bt, id, c->ppn);
 	if ((c->flags & CCF_STRADDLE) && c->ppn2 != c->ppn)
 		page_add(bt, id, c->ppn2);
-	bt->stats.exits += !!c->exit[0].patch + !!c->exit[1].patch;
+	bt->stats.exits += n_exits(c);
 }
 
 /* ---- chains ---- */
@@ -212,9 +221,18 @@ void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 	patch_rel32(bt, f->host + x->patch, c->host + c->direct);
 	x->to = to;
 	x->next_in = c->incoming;
-	c->incoming = from * 2 + exit;
+	c->incoming = EXIT_ID(from, exit);
 	bt->stats.chained++;
 	bt->stats.exits_chained++;
+}
+
+unsigned ccf_exit_no(const struct ccf *c, uint32_t host)
+{
+	unsigned e = 0;
+
+	while (e < CCF_EXITS - 1 && c->host + c->exit[e].stub != host)
+		e++;
+	return e;
 }
 
 static void unchain_incoming(struct bt *bt, struct ccf *c)
@@ -222,8 +240,8 @@ static void unchain_incoming(struct bt *bt, struct ccf *c)
 	uint32_t in = c->incoming;
 
 	while (in) {
-		struct ccf *f = &bt->ccf[in / 2];
-		struct ccf_exit *x = &f->exit[in & 1];
+		struct ccf *f = &bt->ccf[EXIT_CCF(in)];
+		struct ccf_exit *x = &f->exit[EXIT_NO(in)];
 
 		patch_rel32(bt, f->host + x->patch, f->host + x->stub);
 		x->to = 0;
@@ -242,8 +260,8 @@ static void unlink_exit(struct bt *bt, uint32_t id, unsigned e)
 
 	if (!x->to)
 		return;
-	for (p = &bt->ccf[x->to].incoming; *p != id * 2 + e;
-	     p = &bt->ccf[*p / 2].exit[*p & 1].next_in)
+	for (p = &bt->ccf[x->to].incoming; *p != EXIT_ID(id, e);
+	     p = &bt->ccf[EXIT_CCF(*p)].exit[EXIT_NO(*p)].next_in)
 		;
 	*p = x->next_in;
 	x->to = 0;
@@ -272,10 +290,10 @@ static void ccf_kill(struct bt *bt, uint32_t id)
 		p = &bt->ccf[*p].next_hash;
 	*p = c->next_hash;
 	unchain_incoming(bt, c);
-	unlink_exit(bt, id, 0);
-	unlink_exit(bt, id, 1);
+	for (unsigned e = 0; e < CCF_EXITS; e++)
+		unlink_exit(bt, id, e);
 	ibtc_clear(bt, id);
-	bt->stats.exits -= !!c->exit[0].patch + !!c->exit[1].patch;
+	bt->stats.exits -= n_exits(c);
 	bt->stats.units_live--;
 	c->flags |= CCF_DEAD;
 }

@@ -484,10 +484,7 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 
 		bt->pend_from = tc_find(bt, host);
 		c = &bt->ccf[bt->pend_from];
-		bt->pend_exit =
-			c->exit[0].patch && c->host + c->exit[0].stub == host
-				? 0
-				: 1;
+		bt->pend_exit = ccf_exit_no(c, host);
 		return CPU_OK;
 	}
 	case BT_EXIT_IBTC:

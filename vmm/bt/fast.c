@@ -21,9 +21,7 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 
 		from = tc_find(bt, host);
 		c = &bt->ccf[from];
-		exit = c->exit[0].patch && c->host + c->exit[0].stub == host
-			       ? 0
-			       : 1;
+		exit = ccf_exit_no(c, host);
 		rip = c->rip + (int64_t)c->exit[exit].target;
 		ppn = c->ppn;
 	} else {

@@ -178,7 +178,7 @@ void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 		ibtc_flush(bt, v);
 		note_pages(bt, &bt->ccf[to]);
 	}
-	bt->cross_log[v][bt->n_cross[v]++] = from * 2 + exit;
+	bt->cross_log[v][bt->n_cross[v]++] = EXIT_ID(from, exit);
 }
 
 void ibtc_fill(struct bt *bt, uint32_t id)
@@ -217,8 +217,8 @@ void ibtc_flush(struct bt *bt, unsigned v)
 	bt->ibtc_log_n[v] = 0;
 	/* The newest first: it is the first in its target's list. */
 	for (uint32_t k = bt->n_cross[v]; k-- > 0;)
-		ccf_unchain_cross(bt, bt->cross_log[v][k] / 2,
-				  bt->cross_log[v][k] & 1);
+		ccf_unchain_cross(bt, EXIT_CCF(bt->cross_log[v][k]),
+				  EXIT_NO(bt->cross_log[v][k]));
 	bt->n_cross[v] = 0;
 	if (v)
 		uexec_reset(bt);

@@ -47,6 +47,21 @@ static bool has_rep(struct vcpu *v)
 	return false;
 }
 
+/* Does the unit go on after the instruction at rip, now that it led to next;
+ * or was that an exit in its middle? */
+static bool goes_on(struct bt *bt, uint32_t id, uint64_t rip, uint64_t next)
+{
+	const struct ccf *c = &bt->ccf[id];
+
+	for (unsigned i = 0; i < c->n_recov; i++) {
+		uint64_t at = c->rip + bt->recov[c->recov + i].guest;
+
+		if (at > rip)
+			return at == next;
+	}
+	return false;
+}
+
 void lockstep_before(struct bt *bt, uint32_t id)
 {
 	struct vcpu *v = bt->v;
@@ -70,7 +85,8 @@ void lockstep_before(struct bt *bt, uint32_t id)
 		st = interp_step_raw(v);
 		if (st == CPU_OK && v->rip == rip && has_rep(v))
 			continue; /* it went part of its way */
-		n--;
+		if (--n && st == CPU_OK && !goes_on(bt, id, rip, v->rip))
+			break;
 	}
 	l->valid = st == CPU_OK && !l->log.side_effect;
 	memcpy(l->gpr, v->gpr, sizeof(l->gpr));

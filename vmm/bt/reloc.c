@@ -50,7 +50,7 @@ enum kind {
 };
 
 struct move {
-	uint64_t guest;	  /* by how much */
+	uint64_t guest; /* by how much */
 	int64_t host;
 	uint64_t slot_from, slot_to;
 };
@@ -155,8 +155,7 @@ static bool find_field(const uint8_t *a, const uint8_t *b, unsigned len,
 		for (unsigned p = lo < from ? from : lo; p <= o; p++) {
 			uint64_t v;
 
-			if (p + n > len ||
-			    !moved(k, get(a + p, n), m, &v) ||
+			if (p + n > len || !moved(k, get(a + p, n), m, &v) ||
 			    v != get(b + p, n))
 				continue;
 			r->at = p;
@@ -226,7 +225,7 @@ static bool is_same(const struct bt *bt, uint32_t id, uint64_t rip,
 	return id && id - r * bt->region_ccf < bt->region[r].n_ccf &&
 	       a->ppn == ppn && a->mode == mode &&
 	       !((a->rip ^ rip) & (PAGE_SIZE - 1)) &&
-	       !(a->flags & (CCF_DEAD | CCF_STRADDLE));
+	       !(a->flags & (CCF_DEAD | CCF_STRADDLE | CCF_OWN));
 }
 
 void reloc_learn(struct bt *bt, uint32_t id)
@@ -234,7 +233,8 @@ void reloc_learn(struct bt *bt, uint32_t id)
 	struct ccf *b = &bt->ccf[id];
 	uint32_t *t = &bt->tmpl[slot_index(bt, b->rip, b->ppn, b->mode)];
 
-	if (!(b->mode & MODE_USER) || (b->flags & CCF_STRADDLE) || bt->lockstep)
+	if (!(b->mode & MODE_USER) || (b->flags & (CCF_STRADDLE | CCF_OWN)) ||
+	    bt->lockstep)
 		return;
 	if (is_same(bt, *t, b->rip, b->ppn, b->mode))
 		compare(bt, &bt->ccf[*t], b);
@@ -289,7 +289,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, bool fast)
 	c->rip = rip;
 	c->host = host;
 	c->recov = recov;
-	c->flags &= CCF_CROSS0 | CCF_CROSS1;
+	c->flags = 0;
 	c->incoming = c->ibtc_next = 0;
 	c->in_ibtc = false;
 	c->tmpl = 0;

@@ -73,13 +73,21 @@ static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 		}
 		want = bt->ccf[x->to].host + bt->ccf[x->to].direct;
 		for (in = bt->ccf[x->to].incoming; in;
-		     in = bt->ccf[in / 2].exit[in & 1].next_in)
-			n += in == id * 2 + e;
+		     in = bt->ccf[EXIT_CCF(in)].exit[EXIT_NO(in)].next_in)
+			n += in == EXIT_ID(id, e);
 		if (n != 1)
 			bad_ccf(rc, id, "not in its target's list once");
 	}
 	if (jump_target(bt, c->host + x->patch) != want)
 		bad_ccf(rc, id, "an exit leads elsewhere");
+}
+
+static bool any_chained(const struct ccf *c)
+{
+	for (unsigned e = 0; e < CCF_EXITS; e++)
+		if (c->exit[e].to)
+			return true;
+	return false;
 }
 
 static void audit_page(struct recount *rc, uint32_t id, uint32_t ppn)
@@ -117,11 +125,12 @@ static void audit_live(struct recount *rc, uint32_t id)
 	audit_page(rc, id, c->ppn);
 	if (c->flags & CCF_STRADDLE)
 		audit_page(rc, id, c->ppn2);
-	audit_exit(rc, id, 0);
-	audit_exit(rc, id, 1);
-	for (in = c->incoming; in; in = bt->ccf[in / 2].exit[in & 1].next_in)
-		if (!is_live(bt, in / 2) ||
-		    bt->ccf[in / 2].exit[in & 1].to != id) {
+	for (unsigned e = 0; e < CCF_EXITS; e++)
+		audit_exit(rc, id, e);
+	for (in = c->incoming; in;
+	     in = bt->ccf[EXIT_CCF(in)].exit[EXIT_NO(in)].next_in)
+		if (!is_live(bt, EXIT_CCF(in)) ||
+		    bt->ccf[EXIT_CCF(in)].exit[EXIT_NO(in)].to != id) {
 			bad_ccf(rc, id, "a wrong exit in its list");
 			break;
 		}
@@ -151,8 +160,7 @@ static void audit_region(struct recount *rc, unsigned r)
 		at = c->host + c->host_len;
 		if (!(c->flags & CCF_DEAD))
 			audit_live(rc, first + k);
-		else if (c->incoming || c->exit[0].to || c->exit[1].to ||
-			 c->in_ibtc)
+		else if (c->incoming || any_chained(c) || c->in_ibtc)
 			bad_ccf(rc, first + k, "dead and linked");
 	}
 }

@@ -98,14 +98,13 @@ static bool gen_insn(struct tr *t, unsigned k)
 	case K_MOV_FROM_CR:
 		return gen_from_cr(t, in);
 	default:
-		gen_flow(t, in);
-		return false;
+		return gen_flow(t, k);
 	}
 }
 
 uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 {
-	struct tr t = {.bt = bt, .tu = tu, .delta_base = -1};
+	struct tr t = {.bt = bt, .tu = tu};
 	struct ccf *c;
 	bool go = true, poll;
 
@@ -126,8 +125,10 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	c->direct = t.e.p - t.e.start;
 	if (poll)
 		gen_poll(&t, 0, HOT_POLL);
-	for (unsigned k = 0; k < tu->n && go; k++)
+	for (unsigned k = 0; k < tu->n && go; k++) {
 		go = gen_insn(&t, k);
+		facts_after(&t, &tu->insn[k]);
+	}
 	if (go)
 		gen_goto(&t, tu->next);
 	gen_stubs(&t);

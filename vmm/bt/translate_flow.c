@@ -6,6 +6,10 @@
  * same physical page as the source, however the address space came to run it;
  * across pages the chain lives as long as the walk for the target holds (ibtc.c).
  * Other jumps go through the IBTC; what is in it has been walked for.
+ *
+ * A unit runs on past conditional branches forward (tu.c), each with an exit of
+ * its own; what follows is done with what is known of registers there
+ * (translate_facts.c).
  */
 #include "vmm/bt/translate_priv.h"
 #include "vmm/mmu/walk.h"
@@ -51,11 +55,9 @@ void gen_stubs(struct tr *t)
 
 		emit_patch(t->stub[i].patch, t->e.p);
 		if (is_chainable(t, target)) {
-			struct ccf_exit *x = &t->c->exit[n_exit];
+			struct ccf_exit *x = &t->c->exit[n_exit++];
 
-			if (!same_page(t, target))
-				t->c->flags |= CCF_CROSS0 << n_exit;
-			n_exit++;
+			x->cross = !same_page(t, target);
 			x->patch = t->stub[i].patch - t->e.start;
 			x->stub = at;
 			x->target = target - t->tu->rip;
@@ -103,8 +105,9 @@ void gen_poll(struct tr *t, unsigned goff, int hot)
 	emit_load(&t->e, S0, S0, 0);
 }
 
-void gen_flow(struct tr *t, const struct tu_insn *in)
+bool gen_flow(struct tr *t, unsigned k)
 {
+	const struct tu_insn *in = &t->tu->insn[k];
 	const ZydisDecodedOperand *o = &in->op[0];
 	uint64_t next = in->rip + in->i.length;
 	uint64_t target =
@@ -114,13 +117,14 @@ void gen_flow(struct tr *t, const struct tu_insn *in)
 
 	/* The branch itself faults, before its effect. */
 	if (!gva_canonical(target)) {
-		gen_callout(t, in);
-		return;
+		return gen_callout(t, in);
 	}
 	switch (in->kind) {
 	case K_JCC:
 		p = emit_jcc(&t->e, in->i.opcode & 15);
 		add_exit(t, p, target);
+		if (k + 1 < t->tu->n)
+			return true;
 		gen_goto(t, next);
 		break;
 	case K_JMP:
@@ -175,6 +179,7 @@ void gen_flow(struct tr *t, const struct tu_insn *in)
 	default:
 		gen_callout(t, in);
 	}
+	return false;
 }
 
 /* Any loop goes through a unit that ends with a backward or an indirect
@@ -212,7 +217,7 @@ void gen_check(struct tr *t)
 	uint64_t rip = t->tu->rip;
 	uint8_t *p, *patch;
 
-	emit_store(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
+	emit_mov(&t->e, S1, R_RCX);
 	if (fits32(-rip)) {
 		emit_lea(&t->e, R_RCX, S0, -rip);
 	} else {
@@ -222,11 +227,11 @@ void gen_check(struct tr *t)
 	e8(&t->e, 0xe3); /* jrcxz over the miss */
 	e8(&t->e, 0);
 	p = t->e.p;
-	emit_load(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
+	emit_mov(&t->e, R_RCX, S1);
 	/* To the next unit that shares the entry, or out. */
 	patch = emit_jmp(&t->e);
 	t->c->miss = patch - t->e.start;
 	emit_patch(patch, t->bt->rw + TC_MISS_STUB);
 	p[-1] = t->e.p - p;
-	emit_load(&t->e, R_RCX, RT, BT_D_HOT(HOT_TMP2));
+	emit_mov(&t->e, R_RCX, S1);
 }

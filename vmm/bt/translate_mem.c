@@ -4,6 +4,8 @@
  * again with other registers.
  */
 #include "vmm/bt/translate_priv.h"
+#include "vmm/mmu/walk.h"
+#include "vmm/x86/regs.h"
 
 bool is_special(int g)
 {
@@ -57,7 +59,7 @@ void load_guest(struct tr *t, unsigned dst, int g)
 		emit_mov(&t->e, dst, g);
 	}
 	if (dst == S1)
-		t->delta_base = -1;
+		delta_lost(t);
 }
 
 /* Table entry of the slot of a constant address, as a displacement of rT. */
@@ -66,14 +68,18 @@ int32_t table_disp(uint64_t gva)
 	return BT_D_TABLE + (int32_t)((gva >> 39) * 8);
 }
 
+static unsigned scale_shift(const ZydisDecodedOperand *o)
+{
+	return o->mem.scale == 8   ? 3
+	       : o->mem.scale == 4 ? 2
+				   : o->mem.scale == 2;
+}
+
 /* The effective address of a memory operand into r11 (no segment base). */
 void gen_ea(struct tr *t, const ZydisDecodedOperand *o)
 {
 	int base = -1, index = -1;
-	unsigned ss = o->mem.scale == 8	  ? 3
-		      : o->mem.scale == 4 ? 2
-		      : o->mem.scale == 2 ? 1
-					  : 0;
+	unsigned ss = scale_shift(o);
 	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
 
 	if (o->mem.base != ZYDIS_REGISTER_NONE)
@@ -112,6 +118,145 @@ void gen_delta(struct tr *t, unsigned a)
 	emit_load_x(&t->e, S1, RT, S1, 3, BT_D_TABLE);
 }
 
+/* The delta of base into r10, unless it is there; answers the host register
+ * that has base's guest value. */
+static int gen_near(struct tr *t, int base)
+{
+	int h = base;
+
+	if (is_special(base)) {
+		load_guest(t, S0, base);
+		h = S0;
+	}
+	if (!(t->near >> base & 1)) {
+		gen_delta(t, h);
+		t->near = 1u << base;
+		t->drift = 0;
+	}
+	return h;
+}
+
+/*
+ * A load of a register through itself in a loop follows a list: the next load
+ * waits for the lookup of its delta, 6 cycles and more on top of the 4 or 5 of
+ * the load. There, guess the slot, and let the CPU predict that the guess is
+ * right. The guess is the slot that the register is in now, at translation; the
+ * comparison is exact, and JRCXZ leaves the flags alone.
+ */
+static bool follows_list(const struct tr *t, const struct tu_insn *in, int base)
+{
+	const struct tu_insn *last = &t->tu->insn[t->tu->n - 1];
+	uint64_t to;
+
+	if (in->i.mnemonic != ZYDIS_MNEMONIC_MOV || is_special(base) ||
+	    in->op[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    in->op[0].size != 64 || reg_id(in->op[0].reg.value) != base)
+		return false;
+	if (last->kind != K_JCC && last->kind != K_JMP)
+		return false;
+	to = last->rip + last->i.length + last->op[0].imm.value.s;
+	return to <= in->rip && in->rip - to < 256 &&
+	       gva_canonical(t->bt->v->gpr[base]);
+}
+
+static void gen_delta_guessed(struct tr *t, int base)
+{
+	uint64_t slot = t->bt->v->gpr[base] >> 39;
+	uint8_t *miss, *done;
+
+	t->c->flags |= CCF_OWN; /* a copy must not mix two guesses */
+	emit_mov(&t->e, S0, R_RCX);
+	emit_shrx(&t->e, R_RCX, base == R_RCX ? S0 : base, RT);
+	emit_lea(&t->e, R_RCX, R_RCX, -(int32_t)slot);
+	e8(&t->e, 0xe3); /* jrcxz */
+	e8(&t->e, 0);
+	miss = t->e.p;
+	emit_mov(&t->e, R_RCX, S0);
+	gen_delta(t, base); /* may fault: everything is as it was */
+	done = emit_jmp(&t->e);
+	miss[-1] = t->e.p - miss;
+	emit_mov(&t->e, R_RCX, S0);
+	emit_load(&t->e, S1, RT, BT_D_TABLE + (int32_t)slot * 8);
+	emit_patch(done, t->e.p);
+	t->near = 1u << base;
+	t->drift = 0;
+}
+
+/* [x * 2^ss + disp], x small, around the address disp. */
+static void gen_mem_table(struct tr *t, int x, unsigned ss, int64_t disp,
+			  struct mref *m)
+{
+	delta_lost(t);
+	if (is_special(x)) {
+		load_guest(t, S0, x);
+		x = S0;
+	}
+	emit_load(&t->e, S1, RT, table_disp(disp));
+	*m = (struct mref){S1, x, ss, disp, 0};
+}
+
+/*
+ * Operands whose slot is that of one register, or of the displacement, as far
+ * as the guard reaches (translate_facts.c). False: not one of these.
+ */
+static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
+			 const ZydisDecodedOperand *o, struct mref *m)
+{
+	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	bool far = disp >= FAR || disp <= -FAR;
+	int base = -1, index = -1;
+	unsigned ss = scale_shift(o);
+
+	if (o->mem.base != ZYDIS_REGISTER_NONE)
+		base = ZydisRegisterGetId(o->mem.base);
+	if (o->mem.index != ZYDIS_REGISTER_NONE)
+		index = ZydisRegisterGetId(o->mem.index);
+	if (base < 0) {
+		if (!(t->small >> index & 1))
+			return false;
+		gen_mem_table(t, index, ss, disp, m);
+		return true;
+	}
+	if (index < 0) {
+		if (base == R_RSP) {
+			*m = (struct mref){R_RSP, -1, 0, disp, 0};
+			return true;
+		}
+		if (far && (t->small >> base & 1)) {
+			gen_mem_table(t, base, 0, disp, m);
+			return true;
+		}
+		if (far)
+			return false;
+		if (!(t->near >> base & 1) && follows_list(t, in, base))
+			gen_delta_guessed(t, base);
+		*m = (struct mref){gen_near(t, base), S1, 0, disp, 0};
+		return true;
+	}
+	if (far)
+		return false;
+	if (!(t->small >> index & 1)) {
+		int x = base;
+
+		if (ss || !(t->small >> base & 1) || base == R_RSP)
+			return false;
+		base = index;
+		index = x;
+	}
+	if (base != R_RSP) {
+		int h = gen_near(t, base);
+
+		emit_lea_x(&t->e, S0, h, S1, 0, 0);
+		base = S0;
+	}
+	if (is_special(index)) {
+		load_guest(t, S1, index);
+		index = S1;
+	}
+	*m = (struct mref){base, index, ss, disp, 0};
+	return true;
+}
+
 /* Make a memory operand addressable. Uses r10, and r11 unless the answer's
  * base is another register. */
 void gen_mem(struct tr *t, const struct tu_insn *in,
@@ -120,7 +265,6 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 	bool seg = o->mem.segment == ZYDIS_REGISTER_FS ||
 		   o->mem.segment == ZYDIS_REGISTER_GS;
 	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
-	int base = -1;
 
 	*m = (struct mref){-1, -1, 0, 0, 0};
 	if (o->mem.base == ZYDIS_REGISTER_RIP) {
@@ -134,7 +278,7 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 		}
 		if (!seg) {
 			emit_load(&t->e, S1, RT, table_disp(a));
-			t->delta_base = -1;
+			delta_lost(t);
 			if (fits32(a)) {
 				m->base = S1;
 				m->disp = a;
@@ -155,36 +299,16 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 			return;
 		}
 		emit_load(&t->e, S1, RT, table_disp(disp));
-		t->delta_base = -1;
+		delta_lost(t);
 		m->base = S1;
 		m->disp = disp;
 		return;
-	} else if (!seg && o->mem.index == ZYDIS_REGISTER_NONE &&
-		   ((disp < FAR && disp > -FAR) ||
-		    o->mem.base == ZYDIS_REGISTER_RSP)) {
-		base = ZydisRegisterGetId(o->mem.base);
-		m->disp = disp;
-		if (base == R_RSP) {
-			m->base = R_RSP;
-			return;
-		}
-		m->index = S1;
-		if (is_special(base)) {
-			load_guest(t, S0, base);
-			gen_delta(t, S0);
-			t->delta_base = -1;
-			m->base = S0;
-			return;
-		}
-		m->base = base;
-		if (t->delta_base != base)
-			gen_delta(t, base);
-		t->delta_base = base;
+	} else if (!seg && gen_mem_near(t, in, o, m)) {
 		return;
 	} else {
 		gen_ea(t, o);
 	}
-	t->delta_base = -1;
+	delta_lost(t);
 	if (seg) {
 		int s = o->mem.segment == ZYDIS_REGISTER_FS ? SEG_FS : SEG_GS;
 
@@ -305,7 +429,8 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 			e8(&t->e, 0x40 | r);
 		modrm_at = has_modrm ? in->i.raw.modrm.offset : 0;
 		if (has_modrm) {
-			ebytes(&t->e, b + p, modrm_at - p);
+			ebytes(&t->e, b + p, modrm_at - p - 1);
+			e8(&t->e, b[modrm_at - 1] ^ w->flip);
 			put_modrm(t, modrm, w, reg, rm);
 		} else {
 			if (b[p] == 0x0f)

@@ -38,7 +38,7 @@ static void gen_high_byte_mem(struct tr *t, const struct tu_insn *in,
 			      unsigned goff, struct mref *m)
 {
 	struct mref rsi = {R_RSI, -1, 0, 0, 0};
-	struct rewrite w = {-1, -1, -1, -1, &rsi};
+	struct rewrite w = {-1, -1, -1, -1, &rsi, 0};
 
 	if (m->base < 0)
 		emit_imm(&t->e, S0, m->disp);
@@ -154,7 +154,7 @@ static bool gen_bit_string(struct tr *t, const struct tu_insn *in)
 	int g = reg_id(in->op[1].reg.value);
 	bool wide = in->op[1].size == 64;
 	struct mref m = {S0, -1, 0, 0, 0};
-	struct rewrite w = {S1, -1, -1, -1, &m};
+	struct rewrite w = {S1, -1, -1, -1, &m, 0};
 
 	if (in->op[1].size == 16 || is_special(g))
 		return gen_callout(t, in);
@@ -180,7 +180,7 @@ static bool gen_bit_string(struct tr *t, const struct tu_insn *in)
 	emit_imm(&t->e, S1, wide ? 63 : 31);
 	emit_pextdep(&t->e, false, S1, g, S1);
 	put_rewritten(t, in, &w);
-	t->delta_base = -1;
+	delta_lost(t);
 	return true;
 }
 
@@ -195,6 +195,80 @@ static bool has_seg_prefix(const struct tu_insn *in)
 	return false;
 }
 
+/* Does it mean the same with memory where it has a register rm? (Not so: bit
+ * strings; XCHG, which would lock; what widens a result in a register.) */
+static bool rm_may_be_memory(const struct tu_insn *in,
+			     const ZydisDecodedOperand *o)
+{
+	/* A 32-bit result would leave the upper half as it was. */
+	if ((o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && o->size == 32)
+		return false;
+	switch (in->i.meta.category) {
+	case ZYDIS_CATEGORY_BINARY:
+	case ZYDIS_CATEGORY_LOGICAL:
+		return true;
+	case ZYDIS_CATEGORY_SHIFT:
+		return in->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	case ZYDIS_CATEGORY_CMOV:
+		return !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+	case ZYDIS_CATEGORY_DATAXFER:
+		switch (in->i.mnemonic) {
+		case ZYDIS_MNEMONIC_MOV:
+		case ZYDIS_MNEMONIC_MOVZX:
+		case ZYDIS_MNEMONIC_MOVSX:
+		case ZYDIS_MNEMONIC_MOVSXD:
+			return true;
+		default:
+			return false;
+		}
+	default:
+		return false;
+	}
+}
+
+/*
+ * One operand is a guest register that lives in memory (r10, r11, r15), and
+ * the instruction has a form with just that operand in memory: as it is when
+ * the register is ModRM.rm; with the operands' direction turned round when it
+ * is ModRM.reg of one of the eight arithmetic operations, MOV or TEST.
+ */
+static bool gen_direct(struct tr *t, const struct tu_insn *in, int g)
+{
+	const ZydisDecodedOperand *o = NULL;
+	struct mref m = {RT, -1, 0, BT_D_GPR(g), 0};
+	struct rewrite w = {-1, -1, -1, -1, &m, 0};
+	uint8_t op = in->i.opcode, modrm, rexb = 0;
+
+	if (g == R_RSP || in->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	    !(in->i.attributes & ZYDIS_ATTRIB_HAS_MODRM))
+		return false;
+	for (unsigned k = 0; k < in->i.operand_count; k++) {
+		if (in->op[k].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    reg_id(in->op[k].reg.value) != g)
+			continue;
+		if (o)
+			return false;
+		o = &in->op[k];
+	}
+	if (!o || !rm_may_be_memory(in, o))
+		return false;
+	if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG) {
+		modrm = in->bytes[in->i.raw.modrm.offset];
+		rexb = in->i.raw.rex.B;
+		if (in->i.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+			return false;
+		if ((op < 0x40 && (op & 7) < 4) || (op & 0xfc) == 0x88)
+			w.flip = 2;
+		else if ((op & 0xfe) != 0x84)
+			return false;
+		w.reg = (modrm & 7) | rexb << 3;
+	} else if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+		return false;
+	}
+	put_rewritten(t, in, &w);
+	return true;
+}
+
 bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 {
 	struct special sp[4];
@@ -203,7 +277,7 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 	bool high = false, lea = in->i.mnemonic == ZYDIS_MNEMONIC_LEA;
 	uint32_t written = 0;
 	struct mref m;
-	struct rewrite w = {-1, -1, -1, -1, NULL};
+	struct rewrite w = {-1, -1, -1, -1, NULL, 0};
 
 	/* AH..BH beside a work register, which would need a REX prefix:
 	 * MOVZX ESP, AH and the like. */
@@ -236,22 +310,18 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 				 in->op[0].size == 32 ? (uint32_t)a : a);
 			if (is_special(g))
 				store_guest(t, g, S0);
-			else if (t->delta_base == g)
-				t->delta_base = -1;
 			return true;
 		}
 		if (!is_special(g) && (b < 0 || !is_special(b)) &&
 		    (x < 0 || !is_special(x))) {
 			ebytes(&t->e, in->bytes, in->i.length);
 			t->bt->stats.ident++;
-			if (t->delta_base == g)
-				t->delta_base = -1;
 			return true;
 		}
 		if (in->op[0].size == 16)
 			return gen_callout(t, in);
 		gen_ea(t, mem);
-		t->delta_base = -1;
+		delta_lost(t);
 		if (in->op[0].size == 32)
 			emit_mov32(&t->e, S0, S0);
 		if (is_special(g))
@@ -263,8 +333,10 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 	if (!mem && !n_sp) {
 		ebytes(&t->e, in->bytes, in->i.length);
 		t->bt->stats.ident++;
-		goto out;
+		return true;
 	}
+	if (!mem && n_sp == 1 && gen_direct(t, in, sp[0].g))
+		return true;
 	if (mem) {
 		bool pure;
 
@@ -276,8 +348,8 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 		    (m.base > 7 || m.index > 7)) {
 			gen_high_byte_mem(t, in, goff, &m);
 			recov_mark(t, goff + in->i.length, RK_NORMAL);
-			t->delta_base = -1;
-			goto out;
+			delta_lost(t);
+			return true;
 		}
 		pure = n_sp && sp[0].write && !sp[0].read;
 		if (n_sp && mref_uses(&m, S0) && !pure) {
@@ -287,7 +359,7 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 				m = (struct mref){S0, -1, 0, 0, 0};
 			}
 			avail[n_avail++] = S1;
-			t->delta_base = -1;
+			delta_lost(t);
 		} else {
 			avail[n_avail++] = S0;
 		}
@@ -300,7 +372,7 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 	for (unsigned i = 0; i < n_sp; i++) {
 		sp[i].host = avail[i];
 		if (avail[i] == S1)
-			t->delta_base = -1;
+			delta_lost(t);
 		if (sp[i].read)
 			load_guest(t, sp[i].host, sp[i].g);
 	}
@@ -328,8 +400,5 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 			else
 				store_guest(t, sp[i].g, sp[i].host);
 		}
-out:
-	if (t->delta_base >= 0 && (written >> t->delta_base & 1))
-		t->delta_base = -1;
 	return true;
 }

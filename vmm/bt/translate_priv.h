@@ -23,12 +23,15 @@ struct tr {
 	struct emit e;
 	struct ccf *c;
 	uint32_t id;
-	int delta_base; /* guest register whose window's delta is in r10, or -1 */
+	/* Guest registers, by bit (translate_facts.c). */
+	uint32_t near;	/* in or close to the slot whose delta is in r10 */
+	uint32_t small; /* no larger than 2^32 either way */
+	uint32_t drift; /* that near has seen */
 	unsigned n_stub;
 	struct {
 		uint8_t *patch; /* rel32 that leads here */
 		uint64_t target;
-	} stub[4];
+	} stub[CCF_EXITS];
 };
 
 /* Host form of a memory operand. */
@@ -46,6 +49,7 @@ struct mref {
 struct rewrite {
 	int reg, rm, vvvv, opreg;
 	const struct mref *m;
+	uint8_t flip; /* bits of the opcode to turn over */
 };
 
 /* translate_mem.c */
@@ -65,6 +69,11 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 		   const struct rewrite *w);
 void gen_rm64(struct tr *t, const struct tu_insn *in,
 	      const ZydisDecodedOperand *o);
+
+/* translate_facts.c */
+void delta_lost(struct tr *t);		       /* r10 has another value now */
+void delta_wrote(struct tr *t, uint32_t regs); /* nothing is known of them */
+void facts_after(struct tr *t, const struct tu_insn *in);
 
 /* translate_flags.c */
 bool flags_dead_at(const struct tr *t, unsigned k);
@@ -101,7 +110,7 @@ void gen_rdtsc(struct tr *t, bool with_aux);
 void gen_goto(struct tr *t, uint64_t target);
 bool gen_callout(struct tr *t, const struct tu_insn *in);
 void gen_poll(struct tr *t, unsigned goff, int hot);
-void gen_flow(struct tr *t, const struct tu_insn *in);
+bool gen_flow(struct tr *t, unsigned k);
 void gen_stubs(struct tr *t);
 bool needs_poll(const struct tu *tu);
 void gen_check(struct tr *t);

@@ -22,7 +22,7 @@ void set_rsp(struct tr *t, unsigned v)
 	emit_lea_x(&t->e, R_RSP, v, s, 0, 0);
 	emit_not(&t->e, s);
 	emit_store(&t->e, s, RT, BT_D_HOT(HOT_RSP_NOTD));
-	t->delta_base = -1;
+	delta_lost(t);
 }
 
 void store_guest(struct tr *t, int g, unsigned src)
@@ -61,6 +61,8 @@ static bool rsp_touched_after(const struct tr *t, unsigned k)
 		case K_RET:
 		case K_PUSHF:
 			return true;
+		case K_JCC: /* may leave */
+			return false;
 		case K_PLAIN:
 			if (!surely_accesses(in))
 				break;
@@ -166,7 +168,7 @@ void gen_push_const(struct tr *t, uint64_t v)
 		emit_imm(&t->e, S1, v);
 		emit_push(&t->e, S1);
 	}
-	t->delta_base = -1;
+	delta_lost(t);
 }
 
 void gen_push(struct tr *t, const struct tu_insn *in)
@@ -178,6 +180,12 @@ void gen_push(struct tr *t, const struct tu_insn *in)
 	     !is_special(ZydisRegisterGetId(o->reg.value)))) {
 		ebytes(&t->e, in->bytes, in->i.length);
 		t->bt->stats.ident++;
+		return;
+	}
+	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	    o->reg.value != ZYDIS_REGISTER_RSP) {
+		emit_push_m(&t->e, RT,
+			    BT_D_GPR(ZydisRegisterGetId(o->reg.value)));
 		return;
 	}
 	gen_rm64(t, in, o);
@@ -196,13 +204,10 @@ bool gen_pop(struct tr *t, const struct tu_insn *in)
 			emit_load(&t->e, S0, R_RSP, 0);
 			set_rsp(t, S0);
 		} else if (is_special(g)) {
-			emit_pop(&t->e, S0);
-			store_guest(t, g, S0);
+			emit_pop_m(&t->e, RT, BT_D_GPR(g));
 		} else {
 			ebytes(&t->e, in->bytes, in->i.length);
 			t->bt->stats.ident++;
-			if (t->delta_base == g)
-				t->delta_base = -1;
 		}
 		return true;
 	}
@@ -218,7 +223,7 @@ bool gen_pop(struct tr *t, const struct tu_insn *in)
 	emit_load(&t->e, S1, R_RSP, 0);
 	emit_store(&t->e, S1, S0, 0);
 	emit_lea(&t->e, R_RSP, R_RSP, 8);
-	t->delta_base = -1;
+	delta_lost(t);
 	return true;
 }
 
@@ -231,5 +236,5 @@ void gen_leave(struct tr *t)
 	emit_not(&t->e, S1);
 	emit_store(&t->e, S1, RT, BT_D_HOT(HOT_RSP_NOTD));
 	emit_mov(&t->e, R_RBP, S0);
-	t->delta_base = -1;
+	delta_lost(t);
 }

@@ -33,7 +33,7 @@ static void string_uses(const struct tu_insn *in, bool *si, bool *di)
 void gen_string(struct tr *t, const struct tu_insn *in)
 {
 	unsigned goff = in->rip - t->tu->rip;
-	struct rewrite w = {-1, -1, -1, -1, NULL};
+	struct rewrite w = {-1, -1, -1, -1, NULL, 0};
 	bool si, di;
 
 	string_uses(in, &si, &di);
@@ -62,5 +62,5 @@ void gen_string(struct tr *t, const struct tu_insn *in)
 		emit_lea_x(&t->e, R_RDI, R_RDI, S1, 0, 1);
 	}
 	recov_mark(t, goff + in->i.length, RK_NORMAL);
-	t->delta_base = -1;
+	delta_lost(t);
 }

@@ -20,7 +20,7 @@ void gen_pushf(struct tr *t)
 	emit_load(&t->e, S1, RT, BT_D_HOT(HOT_IF));
 	emit_lea_x(&t->e, S0, S0, S1, 0, 0);
 	emit_push(&t->e, S0);
-	t->delta_base = -1;
+	delta_lost(t);
 }
 
 void gen_swapgs(struct tr *t)
@@ -42,7 +42,7 @@ void gen_swapgs(struct tr *t)
 	e8(&t->e, 0x0f);
 	e8(&t->e, 0xae);
 	e8(&t->e, 0xc0 | 3 << 3 | (S1 & 7));
-	t->delta_base = -1;
+	delta_lost(t);
 }
 
 /* A register from a field of the vCPU: len 2 (zero-extended) or 8 bytes. */
@@ -60,8 +60,8 @@ void gen_from_vcpu(struct tr *t, int g, unsigned len, size_t field)
 	}
 	if (is_special(g))
 		store_guest(t, g, S0);
-	else if (t->delta_base == g)
-		t->delta_base = -1;
+	else
+		delta_wrote(t, 1u << g);
 }
 
 bool gen_from_sreg(struct tr *t, const struct tu_insn *in)
@@ -80,8 +80,7 @@ bool gen_from_sreg(struct tr *t, const struct tu_insn *in)
 	/* mov r16, [field] */
 	e8(&t->e, 0x66);
 	emit_op_mem(&t->e, 0, 0x8b, g, RT, -1, 0, BT_D_VCPU(field));
-	if (t->delta_base == g)
-		t->delta_base = -1;
+	delta_wrote(t, 1u << g);
 	return true;
 }
 
@@ -138,7 +137,7 @@ void gen_wrbase(struct tr *t, const struct tu_insn *in)
 	e8(&t->e, 0x0f);
 	e8(&t->e, 0xae);
 	e8(&t->e, 0xc0 | (fs ? 2 : 3) << 3 | (S0 & 7));
-	t->delta_base = -1;
+	delta_lost(t);
 }
 
 /* XSAVE64, XSAVEC64, XRSTOR64: by stubs.S, which comes back. */
@@ -175,7 +174,7 @@ bool gen_xsave(struct tr *t, const struct tu_insn *in)
 	e32(&t->e, 0);
 	emit_jmp_m(&t->e, RT, BT_D_HOT(stub));
 	emit_patch(p, t->e.p);
-	t->delta_base = -1;
+	delta_lost(t);
 	return true;
 }
 
@@ -219,7 +218,6 @@ void gen_rdtsc(struct tr *t, bool with_aux)
 		emit_modrm_mem(&t->e, R_RCX, RT, -1, 0,
 			       BT_D_VCPU(offsetof(struct vcpu, tsc_aux)));
 	}
-	if (t->delta_base == R_RAX || t->delta_base == R_RDX ||
-	    t->delta_base == R_RCX)
-		t->delta_base = -1;
+	delta_wrote(t,
+		    1u << R_RAX | 1u << R_RDX | (with_aux ? 1u << R_RCX : 0));
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A translation unit: up to TU_MAX guest instructions from one page, ending
- * with the first that changes the flow, and what kind of care each needs.
+ * A translation unit: up to TU_MAX guest instructions from one page, one after
+ * the other, ending with the first that changes the flow (but for a few
+ * conditional branches forward, which it runs past), and what kind of care
+ * each needs.
  *
  * The rule of safety is here: an instruction is copied or re-encoded only if
  * it is known to be harmless (its instruction set is on the list and in the
@@ -15,6 +17,7 @@
 
 #include "vmm/bt/bt_priv.h"
 #include "vmm/cpu/sys.h"
+#include "vmm/mmu/walk.h"
 
 /* Instruction sets that may be translated; feat -1: every x86-64 has it. */
 struct isa_rule {
@@ -434,6 +437,14 @@ bool tu_ends(const struct tu_insn *in)
 	}
 }
 
+/* A branch that is more often not taken than taken, as compilers lay code
+ * out, and that is not part of a loop (needs_poll). */
+static bool runs_past(const struct tu_insn *in)
+{
+	return in->kind == K_JCC && in->op[0].imm.value.s > 0 &&
+	       gva_canonical(in->rip + in->i.length + in->op[0].imm.value.s);
+}
+
 /* Decode what is in bytes[0..avail); a byte string that is no instruction is
  * left to the interpreter, which raises the right exception. */
 static bool decode_one(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
@@ -460,6 +471,7 @@ int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu)
 	unsigned max = bt->tu_max;
 	const uint8_t *page = p2m_read(bt->p2m, (ppn_t){ppn});
 	unsigned off = rip & (PAGE_SIZE - 1);
+	unsigned n_side = 0;
 	bool short_of;
 
 	tu->rip = rip;
@@ -498,7 +510,9 @@ int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu)
 		tu->n++;
 		rip += in->i.length;
 		off += in->i.length;
-		if (tu_ends(in))
+		if (runs_past(in) && n_side < TU_SIDE_MAX)
+			n_side++;
+		else if (tu_ends(in))
 			break;
 	}
 	/* STI must not end a unit: the next instruction is in its shadow. */

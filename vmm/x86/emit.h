@@ -210,6 +210,21 @@ static inline void emit_pop(struct emit *e, unsigned r)
 		e8(e, 0x41);
 	e8(e, 0x58 | (r & 7));
 }
+/* push, pop qword [base+disp] */
+static inline void emit_push_m(struct emit *e, unsigned base, int32_t d)
+{
+	if (base & 8)
+		e8(e, 0x41);
+	e8(e, 0xff);
+	emit_modrm_mem(e, 6, base, -1, 0, d);
+}
+static inline void emit_pop_m(struct emit *e, unsigned base, int32_t d)
+{
+	if (base & 8)
+		e8(e, 0x41);
+	e8(e, 0x8f);
+	emit_modrm_mem(e, 0, base, -1, 0, d);
+}
 /* movzx r32, src16 */
 static inline void emit_movzx16(struct emit *e, unsigned dst, unsigned src)
 {

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a unit knows of its registers' values, so that one slot lookup serves
+ * several accesses.
+ *
+ * near: registers whose value is close to the address whose slot's delta is
+ * in r10: that address itself, copies of it, and what small constants were
+ * added to. small: registers that are no larger than 2^32 either way (results
+ * of 32-bit operations, sign extensions), as indexes into arrays are.
+ *
+ * A window has 512 GiB of nothing on each side, and
+ *
+ *	near: 1 GiB of drift + index: 8 * 4 GiB + displacement: 2 GiB
+ *
+ * does not cross it: an access that leaves the slot of its base faults, and
+ * is then done slowly. So a fact must be *true*, or a guest reaches memory
+ * that is not its own: what is not listed here makes a register unknown. Facts
+ * begin anew with each unit, which is entered at its start alone.
+ */
+#include "vmm/bt/translate_priv.h"
+#include "vmm/x86/regs.h"
+
+#define STEP_MAX  0x100000
+#define DRIFT_MAX 0x40000000
+
+void delta_lost(struct tr *t)
+{
+	t->near = 0;
+	t->drift = 0;
+}
+
+void delta_wrote(struct tr *t, uint32_t regs)
+{
+	t->near &= ~regs;
+	t->small &= ~regs;
+}
+
+/* By how much at most does it move op[0], a 64-bit register? 0: unknown. */
+static int64_t step_of(const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[1];
+	int64_t by = 0;
+
+	switch (in->i.mnemonic) {
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+		return 1;
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+		if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			by = o->imm.value.s < 0 ? -o->imm.value.s
+						: o->imm.value.s;
+		break;
+	case ZYDIS_MNEMONIC_LEA:
+		if (o->mem.index == ZYDIS_REGISTER_NONE &&
+		    o->mem.base != ZYDIS_REGISTER_NONE)
+			by = o->mem.disp.value < 0 ? -o->mem.disp.value
+						   : o->mem.disp.value;
+		if (!by)
+			by = 1; /* lea r, [r] */
+		break;
+	default:
+		break;
+	}
+	return by > 0 && by <= STEP_MAX ? by : 0;
+}
+
+/* The register that op[0] is a copy of, but for step_of; or -1. */
+static int copy_of(const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[1];
+
+	switch (in->i.mnemonic) {
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+		return reg_id(in->op[0].reg.value);
+	case ZYDIS_MNEMONIC_LEA:
+		return in->i.address_width == 64 &&
+				       ZydisRegisterGetClass(o->mem.base) ==
+					       ZYDIS_REGCLASS_GPR64
+			       ? (int)ZydisRegisterGetId(o->mem.base)
+			       : -1;
+	case ZYDIS_MNEMONIC_MOV:
+		return o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+				       ZydisRegisterGetClass(o->reg.value) ==
+					       ZYDIS_REGCLASS_GPR64
+			       ? (int)ZydisRegisterGetId(o->reg.value)
+			       : -1;
+	default:
+		return -1;
+	}
+}
+
+/* A 32-bit write that zero-extends, whatever happens. */
+static bool surely_writes32(const struct tu_insn *in,
+			    const ZydisDecodedOperand *o)
+{
+	if (o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE)
+		return false;
+	switch (in->i.meta.category) {
+	case ZYDIS_CATEGORY_BINARY:
+	case ZYDIS_CATEGORY_LOGICAL:
+	case ZYDIS_CATEGORY_DATAXFER:
+		return true;
+	case ZYDIS_CATEGORY_SHIFT:
+		return in->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	default:
+		return in->i.mnemonic == ZYDIS_MNEMONIC_LEA;
+	}
+}
+
+/* Is the 64-bit result in op[0] small? */
+static bool small64(const struct tr *t, const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[1];
+
+	switch (in->i.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+		return o->size <= 32;
+	case ZYDIS_MNEMONIC_MOV:
+		if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return fits32(o->imm.value.s);
+		return copy_of(in) >= 0 && (t->small >> copy_of(in) & 1);
+	case ZYDIS_MNEMONIC_AND:
+		return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+		       o->imm.value.s >= 0 && fits32(o->imm.value.s);
+	case ZYDIS_MNEMONIC_SHR:
+		return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+		       (o->imm.value.u & 63) >= 32;
+	default:
+		return false;
+	}
+}
+
+static void plain_facts(struct tr *t, const struct tu_insn *in)
+{
+	uint32_t near = t->near, small = t->small;
+
+	for (unsigned k = 0; k < in->i.operand_count; k++) {
+		const ZydisDecodedOperand *o = &in->op[k];
+		int g, from;
+
+		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		g = reg_id(o->reg.value);
+		if (g < 0)
+			continue;
+		near &= ~(1u << g);
+		if (o->size < 32)
+			continue; /* what is small stays small */
+		small &= ~(1u << g);
+		if (o->size == 32) {
+			if (surely_writes32(in, o))
+				small |= 1u << g;
+			continue;
+		}
+		if (k || o->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+			continue;
+		if (small64(t, in))
+			small |= 1u << g;
+		from = copy_of(in);
+		if (from < 0 || !(t->near >> from & 1))
+			continue;
+		if (in->i.mnemonic != ZYDIS_MNEMONIC_MOV) {
+			if (!step_of(in) || t->drift > DRIFT_MAX)
+				continue;
+			t->drift += step_of(in);
+		}
+		near |= 1u << g;
+	}
+	t->near = near;
+	t->small = small;
+}
+
+void facts_after(struct tr *t, const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[0];
+
+	switch (in->kind) {
+	case K_NOP:
+	case K_JCC:
+	case K_PUSH:
+	case K_CLI:
+	case K_STI:
+		break;
+	case K_POP:
+		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER)
+			delta_wrote(t, 1u << reg_id(o->reg.value));
+		break;
+	case K_PLAIN:
+		plain_facts(t, in);
+		break;
+	default:
+		t->small = 0;
+		delta_lost(t);
+	}
+}
