@@ -81,6 +81,9 @@ static inline bool pc_enter(struct prom_check *c, int f)
 
 static inline bool pc_comment(struct prom_check *c, const char *s)
 {
+	static const char *const units[] = {
+		"_ms",	     "_us",	  "_ns",      "_mib",
+		"_ms_total", "_us_total", "_ns_total"};
 	bool help = !strncmp(s, "# HELP ", 7), type = !strncmp(s, "# TYPE ", 7);
 	size_t n;
 	int f;
@@ -115,9 +118,9 @@ static inline bool pc_comment(struct prom_check *c, const char *s)
 	snprintf(c->fam[f].type, sizeof(c->fam[f].type), "%s", s);
 	if (!strcmp(s, "counter") != pc_ends(c->fam[f].name, "_total"))
 		return pc_bad(c, "_total is for counters and for all of them");
-	if (pc_ends(c->fam[f].name, "_ms") || pc_ends(c->fam[f].name, "_ns") ||
-	    pc_ends(c->fam[f].name, "_mib"))
-		return pc_bad(c, "not a base unit");
+	for (unsigned i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+		if (pc_ends(c->fam[f].name, units[i]))
+			return pc_bad(c, "not a base unit");
 	return true;
 }
 

@@ -86,6 +86,38 @@ static void the_format_is_right(void **state)
 	report_free(&r);
 }
 
+/* Whatever the tables hold comes out right, once it is known. */
+static void every_field_comes_out_right(void **state)
+{
+	const struct report_section *s = &report_vm_section;
+	unsigned n = 0, lines = 0;
+	struct report r;
+	char *text;
+
+	fill(&r, 1);
+	for (size_t i = 0; i < s->n; i++) {
+		const struct report_field *f = &s->fields[i];
+
+		if (f->kind != REPORT_U64)
+			continue;
+		*(uint64_t *)((char *)&r.vms[0] + f->offset) = 1234567;
+		n += f->metric != METRIC_NONE;
+	}
+	text = text_of(&r);
+	expect_good(text);
+	for (const char *p = text; (p = strstr(p, "{vm=\"vm0\"} ")); p++) {
+		p += strlen("{vm=\"vm0\"} ");
+		assert_true(!strncmp(p, "1234567\n", 8) ||
+			    !strncmp(p, "1234.567\n", 9) ||
+			    !strncmp(p, "1.234567\n", 9) ||
+			    !strncmp(p, "0.001234567\n", 12));
+		lines++;
+	}
+	assert_int_equal(lines, n);
+	free(text);
+	report_free(&r);
+}
+
 static void no_vm_and_many(void **state)
 {
 	struct report r;
@@ -237,6 +269,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_format_is_right),
+		cmocka_unit_test(every_field_comes_out_right),
 		cmocka_unit_test(no_vm_and_many),
 		cmocka_unit_test(labels_are_escaped),
 		cmocka_unit_test(each_field_has_a_sentence),

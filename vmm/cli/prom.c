@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "mm/types.h"
 #include "vmm/cli/report_fields.h"
 
 void prom_write_label(FILE *f, const char *value)
@@ -23,23 +24,39 @@ void prom_write_label(FILE *f, const char *value)
 struct family {
 	char name[96];
 	const struct report_field *field;
-	bool told; /* HELP and TYPE are written */
+	const struct unit *unit; /* of time, or NULL */
+	bool told;		 /* HELP and TYPE are written */
 };
 
-static bool ms(const struct report_field *f)
+/* Prometheus knows base units only. */
+static const struct unit {
+	const char *end;
+	uint64_t in_a_second;
+	int digits;
+} units[] = {
+	{"_ms", 1000, 3},
+	{"_us", 1000000, 6},
+	{"_ns", 1000000000, 9},
+};
+
+static const struct unit *time_unit(const struct report_field *f)
 {
-	return report_field_unit(f, "_ms");
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++)
+		if (report_field_unit(f, units[i].end))
+			return &units[i];
+	return NULL;
 }
 
 static struct family family(const struct report_section *s,
 			    const struct report_field *f)
 {
 	const char *name = f->metric_name ? f->metric_name : f->name;
-	struct family fam = {.field = f};
-	int n = (int)strlen(name) - (ms(f) ? 3 : 0);
+	const struct unit *u = f->metric_name ? NULL : time_unit(f);
+	struct family fam = {.field = f, .unit = u};
+	int n = (int)(strlen(name) - (u ? strlen(u->end) : 0));
 
 	snprintf(fam.name, sizeof(fam.name), "sardine_%s_%.*s%s%s", s->name, n,
-		 name, ms(f) ? "_seconds" : "",
+		 name, u ? "_seconds" : "",
 		 f->metric == METRIC_COUNTER ? "_total" : "");
 	return fam;
 }
@@ -79,9 +96,10 @@ static void write_value(struct family *fam, const char *vm, const void *base,
 	}
 	if (vm || state)
 		fputc('}', f);
-	if (ms(fl))
-		fprintf(f, " %" PRIu64 ".%03u\n", v / 1000,
-			(unsigned)(v % 1000));
+	if (fam->unit)
+		fprintf(f, " %" PRIu64 ".%0*" PRIu64 "\n",
+			v / fam->unit->in_a_second, fam->unit->digits,
+			v % fam->unit->in_a_second);
 	else
 		fprintf(f, " %" PRIu64 "\n", v);
 }

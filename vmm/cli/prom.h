@@ -3,9 +3,9 @@
 #define SARDINE_VMM_CLI_PROM_H
 /*
  * A sample in Prometheus' text exposition format 0.0.4. Families come from the
- * table of fields: sardine_SECTION_NAME, in base units (a field in _ms becomes
- * _seconds), _total for counters, and the field's sentence as HELP. What is
- * absent or not known yet has no line.
+ * table of fields: sardine_SECTION_NAME, in base units (a field in _ms, _us or
+ * _ns becomes _seconds), _total for counters, and the field's sentence as HELP.
+ * What is absent or not known yet has no line.
  */
 #include <stdio.h>
 
