@@ -76,7 +76,10 @@ extern const char *const share_reason_help[SHARE_NR_REASONS];
 	X(incompressible, "would be longer than three quarters of a page")     \
 	X(no_store, "the VM has no compressed store, or it is full")           \
 	X(no_memory, "the host had no memory for the compressed copy")         \
-	X(changed, "written or touched while its copy was on the way out")
+	X(changed, "written or touched while its copy was on the way out")     \
+	X(busy, "enough pages are on their way to the swap file")              \
+	X(swap_full, "the swap file is full")                                  \
+	X(swap_error, "the swap file could not be written")
 enum evict {
 #define X(n, h) EVICT_##n,
 	EVICT_REASONS(X)
@@ -137,10 +140,23 @@ struct control {
 	uint64_t store_bytes;	   /* memory of the compressed store */
 	uint64_t store_payload;	   /* bytes of the objects in it */
 	uint64_t decompressed;	   /* pages brought back from it, ever */
+	uint64_t swapped_in;	   /* pages brought back from swap, ever */
+	uint64_t swap_ahead;	   /* of those, read ahead of their touch */
+	uint64_t swap_read_errors; /* reads that had to be tried again */
 	uint64_t discarded;	   /* pages given back by the guest, ever */
 	uint64_t evict[16];	   /* by enum evict, ever */
 	uint64_t latency[LATENCY_KINDS][LATENCY_BUCKETS];
 	uint64_t latency_ns[LATENCY_KINDS]; /* their sum */
+
+	uint64_t active_bytes;	/* estimate of what the guest uses */
+	uint64_t sampled_pages; /* pages in samples, ever */
+	uint64_t touched_pages; /* of those, touched in their period */
+	uint64_t marked_pages;	/* unmapped to see if they are used, ever */
+	uint64_t forced_pages;	/* given up although in use, ever */
+	uint64_t shrinks;	/* times that the VM was over its quota */
+	uint64_t waiting; /* 1: over its quota, can give nothing up, and does
+			     not run */
+	uint64_t wait_ns; /* it has not run for that, ever */
 
 	/* Manager, any time: bytes that the VM may have in its memfd and its
 	 * store; 0: no limit. */

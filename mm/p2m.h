@@ -55,6 +55,7 @@ struct p2m_config {
 	void *control;	    /* shared control area (mm/control.h), or NULL */
 	int store_fd;	    /* > 0: memfd for compressed pages, as big as the
 			       RAM at least (mm/store.h) */
+	int swap_fd;	    /* > 0: swap file, its size settled (mm/swap.h) */
 	const char *name;   /* for the memfd's name in /proc */
 };
 

@@ -57,6 +57,9 @@ static void count_page(struct recount *rc, uint64_t n)
 	if (ent_state(e) == P2M_COMPRESSED &&
 	    (!p->store || !store_holds(p->store, ent_payload(e), n)))
 		bad_page(rc, n, "not in the compressed store");
+	if (ent_state(e) == P2M_SWAPPED &&
+	    !p2m_swap_holds(p, ent_payload(e), (ppn_t){n}))
+		bad_page(rc, n, "not in the swap file");
 	if (ent_state(e) != P2M_SHARED)
 		return;
 	if (ent_payload(e) >= p->pool_frames)
@@ -146,6 +149,7 @@ int p2m_audit(struct p2m *p)
 	differ(&rc, "swapped_pages", p->ctl->swapped_pages,
 	       p->count[P2M_SWAPPED]);
 	check_store(&rc);
+	rc.bad += p2m_swap_audit(p, rc.state[P2M_SWAPPED]) != 0;
 	check_blocks(&rc);
 	return rc.bad ? -EUCLEAN : 0;
 }

@@ -27,6 +27,7 @@
 #define HIGH_PPN       (4ull << (30 - PAGE_SHIFT))
 
 struct store;
+struct swap;
 struct p2m {
 	/* What the fast paths use. */
 	uint8_t *base; /* the memfd, natural offsets */
@@ -53,8 +54,14 @@ struct p2m {
 	uint64_t *idle; /* unmapped, and nobody has touched it since */
 	uint16_t *pins; /* by PPN */
 	struct store *store;
-	void *lz;      /* state of the compressor */
-	uint8_t *page; /* two pages: a page, and its compressed form */
+	struct swap *swap;
+	uint64_t *out;	    /* pages on their way to the swap file */
+	uint64_t out_bytes; /* memory that they will leave */
+	void (*written)(void *ctx);
+	void *written_ctx;
+	struct p2m_clock *clock; /* p2m_clock.c */
+	void *lz;		 /* state of the compressor */
+	uint8_t *page;		 /* a page, its packed form, pages read ahead */
 	void (*lost)(void *ctx, const char *why);
 	void *lost_ctx;
 	void (*pressure)(void *ctx);
@@ -104,6 +111,33 @@ void p2m_release_frame(struct p2m *p, ppn_t ppn);
 /* Memory of the VM's own has grown. */
 void p2m_grown(struct p2m *p);
 
+/* Out of the store into p->page: 0 or -errno. */
+int p2m_unpack(struct p2m *p, ppn_t ppn);
+/* Write the page to its place; does not return when the host has no memory. */
+void p2m_put_back(struct p2m *p, ppn_t ppn, const void *page);
+/* Switch a page whose bytes are safe elsewhere. */
+void p2m_give_up(struct p2m *p, ppn_t ppn, enum p2m_state s, uint32_t pay);
+/* Its object in the store is not needed any more. */
+void p2m_store_free(struct p2m *p, uint32_t handle);
+void p2m_count_latency(struct p2m *p, unsigned kind, uint64_t begin);
+uint64_t p2m_now_ns(void);
+enum evict p2m_count_evict(struct p2m *p, enum evict why);
+_Noreturn void p2m_lost(struct p2m *p, ppn_t ppn, const char *what, int err);
+/* The page is back, and was not asked for by a write: sharing may look at it. */
+void p2m_came_back(struct p2m *p, ppn_t ppn);
+
+/* p2m_swap.c */
+int p2m_swap_init(struct p2m *p, int fd);
+void p2m_swap_fini(struct p2m *p);
+void p2m_swap_in(struct p2m *p, ppn_t ppn);
+int p2m_swap_audit(struct p2m *p, uint64_t kept);
+bool p2m_swap_holds(const struct p2m *p, uint32_t slot, ppn_t ppn);
+void p2m_swap_free(struct p2m *p, uint32_t slot);
+
+/* p2m_clock.c */
+int p2m_clock_init(struct p2m *p);
+void p2m_clock_fini(struct p2m *p);
+
 /* Somebody wants the page: it is no longer idle, and it is here. */
 static inline void p2m_touch(struct p2m *p, ppn_t ppn)
 {
@@ -122,7 +156,9 @@ void p2m_set_ent(struct p2m *p, ppn_t ppn, uint32_t e);
 /* PRIVATE payload. */
 #define PRIV_PAY(tick, heat) ((uint32_t)(uint16_t)(tick) | (heat) << 16)
 #define PRIV_TICK(pay)	     ((uint16_t)(pay))
-#define PRIV_HEAT(pay)	     ((pay) >> 16)
+#define PRIV_HEAT(pay)	     ((pay) >> 16 & 0xff)
+/* The page did not compress; until it is written again it will not. */
+#define PRIV_STIFF	     (1u << 26)
 
 static inline void p2m_call_drop(struct p2m *p, ppn_t ppn)
 {

@@ -48,6 +48,7 @@
 #include "mm/p2m_priv.h"
 #include "mm/p2m_share.h"
 #include "mm/store.h"
+#include "mm/swap.h"
 #include "mm/zero.h"
 
 #define TRIES	 50
@@ -69,17 +70,23 @@ static size_t idle_bytes(const struct p2m *p)
 
 int p2m_reclaim_init(struct p2m *p, const struct p2m_config *cfg)
 {
+	int r = 0;
+
 	p->idle = sparse(idle_bytes(p));
 	p->pins = sparse(p->max_ppn * sizeof(*p->pins));
-	if (!p->idle || !p->pins)
+	if (!p->idle || !p->pins || p2m_clock_init(p))
 		return -ENOMEM;
-	if (cfg->store_fd <= 0)
+	if (cfg->store_fd <= 0 && cfg->swap_fd <= 0)
 		return 0;
 	p->lz = malloc(LZ4_sizeofState());
-	p->page = aligned_alloc(PAGE_SIZE, 2 * PAGE_SIZE);
+	p->page = aligned_alloc(PAGE_SIZE, (2 + SWAP_AHEAD) * PAGE_SIZE);
 	if (!p->lz || !p->page)
 		return -ENOMEM;
-	return store_create(cfg->store_fd, cfg->ram_bytes, &p->store);
+	if (cfg->swap_fd > 0)
+		r = p2m_swap_init(p, cfg->swap_fd);
+	if (!r && cfg->store_fd > 0)
+		r = store_create(cfg->store_fd, cfg->ram_bytes, &p->store);
+	return r;
 }
 
 void p2m_reclaim_fini(struct p2m *p)
@@ -88,6 +95,8 @@ void p2m_reclaim_fini(struct p2m *p)
 		munmap(p->idle, idle_bytes(p));
 	if (p->pins)
 		munmap(p->pins, p->max_ppn * sizeof(*p->pins));
+	p2m_swap_fini(p);
+	p2m_clock_fini(p);
 	store_destroy(p->store);
 	free(p->lz);
 	free(p->page);
@@ -135,7 +144,7 @@ static void publish_store(struct p2m *p)
 
 /* Bringing in. */
 
-static uint64_t now_ns(void)
+uint64_t p2m_now_ns(void)
 {
 	struct timespec ts;
 
@@ -143,9 +152,9 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
-static void count_latency(struct p2m *p, unsigned kind, uint64_t ns)
+void p2m_count_latency(struct p2m *p, unsigned kind, uint64_t begin)
 {
-	uint64_t us = ns / 1000;
+	uint64_t ns = p2m_now_ns() - begin, us = ns / 1000;
 	unsigned b = us ? 64 - __builtin_clzll(us) : 0;
 
 	if (b >= LATENCY_BUCKETS)
@@ -154,7 +163,7 @@ static void count_latency(struct p2m *p, unsigned kind, uint64_t ns)
 	control_add(&p->ctl->latency_ns[kind], ns);
 }
 
-static _Noreturn void lost(struct p2m *p, ppn_t ppn, const char *what, int err)
+_Noreturn void p2m_lost(struct p2m *p, ppn_t ppn, const char *what, int err)
 {
 	char why[200];
 
@@ -172,7 +181,7 @@ static uint32_t sum_of(const void *page)
 }
 
 /* The page's bytes out of the store into p->page. */
-static int unpack(struct p2m *p, ppn_t ppn)
+int p2m_unpack(struct p2m *p, ppn_t ppn)
 {
 	char packed[STORE_MAX_LEN];
 	struct store_tag tag;
@@ -189,7 +198,7 @@ static int unpack(struct p2m *p, ppn_t ppn)
 }
 
 /* Write the page to its place; the host may be out of memory for a moment. */
-static void put_back(struct p2m *p, ppn_t ppn, const void *page)
+void p2m_put_back(struct p2m *p, ppn_t ppn, const void *page)
 {
 	struct timespec pause = {0, TRY_MS * 1000000};
 
@@ -197,29 +206,40 @@ static void put_back(struct p2m *p, ppn_t ppn, const void *page)
 				    ppn.n << PAGE_SHIFT) != (ssize_t)PAGE_SIZE;
 	     i++) {
 		if (i == TRIES)
-			lost(p, ppn, "the host has no memory for it", ENOMEM);
+			p2m_lost(p, ppn, "the host has no memory for it",
+				 ENOMEM);
 		nanosleep(&pause, NULL);
 	}
+}
+
+void p2m_came_back(struct p2m *p, ppn_t ppn)
+{
+	/* Sharing has lost sight of it. */
+	bit_set(p->collected, ppn.n);
+	control_add(&p->ctl->collected_seq, 1);
+}
+
+void p2m_store_free(struct p2m *p, uint32_t handle)
+{
+	store_free(p->store, handle);
+	publish_store(p);
 }
 
 static void decompress(struct p2m *p, ppn_t ppn)
 {
 	uint32_t e = p->ent[ppn.n];
-	uint64_t begin = now_ns();
-	int r = unpack(p, ppn);
+	uint64_t begin = p2m_now_ns();
+	int r = p2m_unpack(p, ppn);
 
 	if (r)
-		lost(p, ppn, "its compressed copy is damaged", -r);
-	put_back(p, ppn, p->page);
-	store_free(p->store, ent_payload(e));
-	publish_store(p);
+		p2m_lost(p, ppn, "its compressed copy is damaged", -r);
+	p2m_put_back(p, ppn, p->page);
+	p2m_store_free(p, ent_payload(e));
 	p2m_set_ent(p, ppn,
 		    ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, 0)));
 	control_add(&p->ctl->decompressed, 1);
-	/* Sharing has lost sight of it. */
-	bit_set(p->collected, ppn.n);
-	control_add(&p->ctl->collected_seq, 1);
-	count_latency(p, LATENCY_DECOMPRESS, now_ns() - begin);
+	p2m_came_back(p, ppn);
+	p2m_count_latency(p, LATENCY_DECOMPRESS, begin);
 }
 
 static uint32_t zero_ent(const struct p2m *p, ppn_t ppn)
@@ -237,7 +257,7 @@ void p2m_bring_in(struct p2m *p, ppn_t ppn)
 		decompress(p, ppn);
 		break;
 	default:
-		ASSERT(0);
+		p2m_swap_in(p, ppn);
 	}
 	p->gen++;
 }
@@ -246,10 +266,10 @@ void p2m_bring_in(struct p2m *p, ppn_t ppn)
 
 void p2m_mark_idle(struct p2m *p, ppn_t ppn)
 {
-	if (!p2m_is_ram(p, ppn) || ent_state(p->ent[ppn.n]) >= P2M_BALLOONED ||
-	    bit_test(p->idle, ppn.n))
+	if (!p2m_is_ram(p, ppn) || bit_test(p->idle, ppn.n))
 		return;
-	p2m_call_drop(p, ppn);
+	if (ent_state(p->ent[ppn.n]) < P2M_BALLOONED)
+		p2m_call_drop(p, ppn);
 	p->idle[ppn.n / 64] |= 1ull << ppn.n % 64;
 	p->gen++;
 }
@@ -261,14 +281,13 @@ bool p2m_is_idle(const struct p2m *p, ppn_t ppn)
 
 /* Giving up. */
 
-static enum evict done(struct p2m *p, enum evict why)
+enum evict p2m_count_evict(struct p2m *p, enum evict why)
 {
 	control_add(&p->ctl->evict[why], 1);
 	return why;
 }
 
-/* Switch a PRIVATE page whose bytes are safe elsewhere. */
-static void commit(struct p2m *p, ppn_t ppn, enum p2m_state s, uint32_t pay)
+void p2m_give_up(struct p2m *p, ppn_t ppn, enum p2m_state s, uint32_t pay)
 {
 	if (p->ent[ppn.n] & ENT_NOTED)
 		p2m_unnote(p, ppn);
@@ -285,13 +304,15 @@ static enum evict pack(struct p2m *p, ppn_t ppn)
 	uint32_t handle;
 	int r;
 
-	if (len <= 0)
+	if (len <= 0) {
+		p->ent[ppn.n] |= PRIV_STIFF << ENT_PAY_SHIFT;
 		return EVICT_incompressible;
+	}
 	r = store_put(p->store, packed, len, &tag, &handle);
 	if (r)
 		return r == -ENOSPC ? EVICT_no_store : EVICT_no_memory;
 	publish_store(p);
-	commit(p, ppn, P2M_COMPRESSED, handle);
+	p2m_give_up(p, ppn, P2M_COMPRESSED, handle);
 	return EVICT_compressed;
 }
 
@@ -300,22 +321,22 @@ enum evict p2m_compress(struct p2m *p, ppn_t ppn)
 	bool hole;
 
 	if (!p2m_is_ram(p, ppn) || ent_state(p->ent[ppn.n]) != P2M_PRIVATE)
-		return done(p, EVICT_not_private);
+		return p2m_count_evict(p, EVICT_not_private);
 	if (p2m_pinned(p, ppn))
-		return done(p, EVICT_pinned);
+		return p2m_count_evict(p, EVICT_pinned);
 	if (!p->store)
-		return done(p, EVICT_no_store);
+		return p2m_count_evict(p, EVICT_no_store);
 	p2m_call_drop(p, ppn);
 	hole = p2m_is_hole(p, ppn);
 	/* By pread: reading through the mapping would fill page tables. */
 	if (!hole && pread(p->memfd, p->page, PAGE_SIZE, ppn.n << PAGE_SHIFT) !=
 			     (ssize_t)PAGE_SIZE)
-		return done(p, EVICT_no_memory);
+		return p2m_count_evict(p, EVICT_no_memory);
 	if (hole || zero_page(p->page)) {
-		commit(p, ppn, P2M_ZERO, !hole);
-		return done(p, EVICT_zero);
+		p2m_give_up(p, ppn, P2M_ZERO, !hole);
+		return p2m_count_evict(p, EVICT_zero);
 	}
-	return done(p, pack(p, ppn));
+	return p2m_count_evict(p, pack(p, ppn));
 }
 
 /* Pages that the guest gives back. */
@@ -336,10 +357,10 @@ static bool let_go(struct p2m *p, ppn_t ppn, enum p2m_state to)
 	p->gen++;
 	if (ent_state(old) == P2M_SHARED)
 		p2m_release_frame(p, ppn);
-	if (ent_state(old) == P2M_COMPRESSED) {
-		store_free(p->store, ent_payload(old));
-		publish_store(p);
-	}
+	if (ent_state(old) == P2M_COMPRESSED)
+		p2m_store_free(p, ent_payload(old));
+	if (ent_state(old) == P2M_SWAPPED)
+		p2m_swap_free(p, ent_payload(old));
 	return ent_state(old) == P2M_PRIVATE;
 }
 

@@ -12,7 +12,7 @@
 
 /*
  * Take every mapping of the page away and remember that nobody has touched it
- * since. Nothing for pages that are away. The mark goes with the first touch.
+ * since. The mark goes with the first touch.
  */
 void p2m_mark_idle(struct p2m *p, ppn_t ppn);
 bool p2m_is_idle(const struct p2m *p, ppn_t ppn);
@@ -23,6 +23,39 @@ bool p2m_is_idle(const struct p2m *p, ppn_t ppn);
  * The page's block stays until p2m_punch() (p2m_share.h).
  */
 enum evict p2m_compress(struct p2m *p, ppn_t ppn);
+
+/*
+ * Send a PRIVATE or COMPRESSED page to the swap file. EVICT_swapped: its copy
+ * is on the way (not counted yet), and p2m_swap_reap will let go of the page
+ * if it is still the same; EVICT_zero as above; EVICT_busy: not now, because
+ * enough is under way. Others: why not.
+ */
+enum evict p2m_swap_out(struct p2m *p, ppn_t ppn);
+/* Send what waits for its batch to be full. */
+void p2m_swap_flush(struct p2m *p);
+/* Settle the pages whose copies have been written. */
+void p2m_swap_reap(struct p2m *p);
+/* Are pages on their way? */
+bool p2m_swapping(const struct p2m *p);
+/* Called on the swap file's own thread when p2m_swap_reap has something to do.
+ */
+void p2m_set_written(struct p2m *p, void (*fn)(void *ctx), void *ctx);
+
+/*
+ * Give up cold pages until p2m_resident is at most bytes, or max_pages have
+ * been looked at. Returns how many pages were given up.
+ */
+uint64_t p2m_shrink(struct p2m *p, uint64_t bytes, uint64_t max_pages);
+/* Mark at most max pages, so that p2m_shrink finds pages that have had time to
+ * be used. */
+void p2m_look_ahead(struct p2m *p, uint64_t max);
+
+/*
+ * Estimate what the guest uses: counts what was touched of the running sample,
+ * and takes another now and then; call it every second or two. Results go to the
+ * control area. rnd: a number that the guest cannot guess.
+ */
+void p2m_sample(struct p2m *p, uint64_t rnd);
 
 /* Bytes that are the VM's own: PRIVATE pages, and the store. */
 uint64_t p2m_resident(const struct p2m *p);

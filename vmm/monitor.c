@@ -36,6 +36,7 @@
 #include "mm/control.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
+#include "vmm/monitor_reclaim.h"
 #include "vmm/sigfd.h"
 
 #define QUEUE	      16
@@ -78,6 +79,7 @@ struct monitor {
 	pthread_mutex_t lock; /* busy flags, hung_up */
 	bool hung_up;
 	struct request queue[QUEUE];
+	struct monitor_reclaim reclaim;
 };
 
 static uint64_t now_ns(void)
@@ -170,6 +172,11 @@ static void on_socket(void *ctx, uint32_t events)
 		drop_request(m, rq);
 		hang_up(m, n <= 0 ? "it is gone" : "a malformed message");
 		iothread_del_fd(m->vm->io, m->cfg->socket_fd);
+		return;
+	}
+	if (rq->msg.type == SHARE_MSG_NUDGE) {
+		drop_request(m, rq);
+		monitor_reclaim_nudge(&m->reclaim);
 		return;
 	}
 	rq->len = (size_t)n;
@@ -363,6 +370,8 @@ static int create_vm(struct monitor *m, char *err, size_t errlen)
 
 	c.memfd = m->cfg->memfd;
 	c.pool_fd = m->cfg->pool_fd;
+	c.store_fd = m->cfg->store_fd;
+	c.swap_fd = m->cfg->swap_fd;
 	c.control = m->control;
 	c.console_out = m->console[1];
 	c.console_in = -1;
@@ -445,6 +454,7 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 		r = create_vm(m, err, errlen);
 	if (r)
 		return r; /* the process ends now; nothing to tidy up */
+	monitor_reclaim_init(&m->reclaim, m->vm, m->control, cfg->give_up);
 	r = connect_io(m);
 	if (!r)
 		r = confine_process(cfg->confine, false, m->vm->code_start,

@@ -23,10 +23,14 @@ struct monitor_config {
 	int memfd;
 	int control_fd;
 	int pool_fd;	    /* or -1 */
+	int store_fd;	    /* or -1 */
+	int swap_fd;	    /* or -1 */
 	int log_fd;	    /* console output goes there, or -1 */
 	uint64_t log_max;   /* bytes of log at most; the rest is dropped */
 	const char *marker; /* printed by the guest in userland, or NULL */
 	enum confine_mode confine;
+	void (*give_up)(void); /* ends the process at once: the guest's memory
+				  is lost */
 };
 
 /*

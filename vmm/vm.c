@@ -52,6 +52,8 @@ static int vm_create_memory(struct vm *vm, char *err, size_t errlen)
 		.ram_bytes = vm->cfg.mem_bytes,
 		.memfd = vm->cfg.memfd,
 		.pool_fd = vm->cfg.pool_fd,
+		.store_fd = vm->cfg.store_fd,
+		.swap_fd = vm->cfg.swap_fd,
 		.control = vm->cfg.control,
 		.name = vm->cfg.name ? vm->cfg.name : "vm",
 	};

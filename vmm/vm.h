@@ -65,6 +65,8 @@ struct vm_config {
 	uint64_t layout_seed;
 	int memfd;	   /* from the manager, or -1 */
 	int pool_fd;	   /* or -1 */
+	int store_fd;	   /* > 0: for compressed pages (mm/p2m.h) */
+	int swap_fd;	   /* > 0: swap file */
 	void *control;	   /* shared control area, or NULL */
 	uint64_t tc_bytes; /* bt's translation cache; 0: VM_TC_DEFAULT */
 	/* bt's test knobs (0 = default) */

@@ -29,7 +29,7 @@ bool share_msg_ok(const struct share_msg *m, size_t len)
 {
 	if (len < offsetof(struct share_msg, proposals) || len > sizeof(*m))
 		return false;
-	if (m->type < SHARE_MSG_COLLECT || m->type > SHARE_MSG_ANSWER ||
+	if (m->type < SHARE_MSG_COLLECT || m->type > SHARE_MSG_NUDGE ||
 	    m->n > SHARE_BATCH)
 		return false;
 	return len == share_msg_bytes(m);

@@ -50,6 +50,8 @@ enum share_msg_type {
 	SHARE_MSG_COLLECTED,   /* monitor: collected */
 	SHARE_MSG_PROPOSE,     /* manager: n proposals */
 	SHARE_MSG_ANSWER,      /* monitor: n answers, same order, same seq */
+	SHARE_MSG_NUDGE,       /* manager: look at the quota in the control
+				  area; no part of sharing, and no answer */
 };
 #define SHARE_BATCH	 128
 #define SHARE_FRAME_ZERO 0xffffffffu

@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -47,6 +49,7 @@ struct model {
 	bool code[PAGES], told[PAGES];
 	unsigned pins[PAGES];
 	unsigned pressed;
+	_Atomic unsigned written;
 	uint64_t now;
 	uint64_t done[8];
 };
@@ -92,8 +95,23 @@ static void on_pressure(void *c)
 	((struct model *)c)->pressed++;
 }
 
+static void on_written(void *c)
+{
+	((struct model *)c)->written++;
+}
+
+static int swap_file(void)
+{
+	int fd = open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(posix_fallocate(fd, 0, PAGES * PAGE_SIZE), 0);
+	return fd;
+}
+
 static void setup(struct model *m)
 {
+	int swap = swap_file();
 	int store = memfd_create("prop-store", MFD_CLOEXEC);
 
 	struct p2m_config c = {.ram_bytes = PAGES * PAGE_SIZE,
@@ -112,8 +130,11 @@ static void setup(struct model *m)
 	c.pool_fd = pool_ro_fd(m->pool);
 	assert_int_equal(ftruncate(store, PAGES * PAGE_SIZE), 0);
 	c.store_fd = store;
+	c.swap_fd = swap;
 	assert_int_equal(p2m_create(&c, &m->p), 0);
 	close(store);
+	close(swap);
+	p2m_set_written(m->p, on_written, m);
 	p2m_set_pressure(m->p, on_pressure, m);
 	p2m_set_listener(m->p, &ops, m);
 	for (unsigned i = 0; i < PAGES; i++)
@@ -330,6 +351,56 @@ static void do_compress(struct model *m, unsigned i)
 	p2m_punch(m->p, ppn_of(i), 1);
 }
 
+/* Some pages go out; sooner or later the owner hears of it. */
+static void do_swap(struct model *m, unsigned i)
+{
+	enum evict why = p2m_swap_out(m->p, ppn_of(i));
+
+	if (why == EVICT_zero) {
+		assert_int_equal(m->state[i], P2M_PRIVATE);
+		m->state[i] = P2M_ZERO;
+		p2m_punch(m->p, ppn_of(i), 1);
+	} else if (why == EVICT_swapped) {
+		assert_true(m->state[i] == P2M_PRIVATE ||
+			    m->state[i] == P2M_COMPRESSED);
+	} else if (why == EVICT_not_private) {
+		assert_true(m->state[i] != P2M_PRIVATE &&
+			    m->state[i] != P2M_COMPRESSED);
+	} else {
+		assert_true(why == EVICT_pinned || why == EVICT_busy ||
+			    why == EVICT_swap_full);
+	}
+}
+
+static void do_reap(struct model *m)
+{
+	p2m_swap_flush(m->p);
+	while (rnd_below(&m->r, 4) && p2m_swapping(m->p) && !m->written)
+		sched_yield();
+	m->written = 0;
+	p2m_swap_reap(m->p);
+	for (unsigned i = 0; i < PAGES; i++) {
+		if (p2m_get_state(m->p, ppn_of(i)) != P2M_SWAPPED ||
+		    m->state[i] == P2M_SWAPPED)
+			continue;
+		assert_true(m->state[i] == P2M_PRIVATE ||
+			    m->state[i] == P2M_COMPRESSED);
+		assert_int_equal(m->map[i], UNMAPPED);
+		assert_int_equal(m->pins[i], 0);
+		m->state[i] = P2M_SWAPPED;
+		m->done[6]++;
+	}
+}
+
+/* Pages that came with another one. */
+static void came_along(struct model *m)
+{
+	for (unsigned i = 0; i < PAGES; i++)
+		if (m->state[i] == P2M_SWAPPED &&
+		    p2m_get_state(m->p, ppn_of(i)) == P2M_PRIVATE)
+			m->state[i] = P2M_PRIVATE;
+}
+
 static void do_give_back(struct model *m, unsigned i)
 {
 	unsigned n = 1 + rnd_below(&m->r, 4), took = 0;
@@ -409,6 +480,7 @@ static void check(struct model *m, unsigned i)
 
 	assert_memory_equal(p, m->bytes[i], PAGE_SIZE);
 	touched(m, i);
+	came_along(m);
 	for (unsigned k = 0; k < PAGES; k++) {
 		assert_int_equal(p2m_get_state(m->p, ppn_of(k)), m->state[k]);
 		if (m->state[k] == P2M_SHARED)
@@ -432,7 +504,7 @@ static void step(struct model *m)
 {
 	unsigned i = rnd_below(&m->r, PAGES);
 
-	switch (rnd_below(&m->r, 24)) {
+	switch (rnd_below(&m->r, 30)) {
 	case 0 ... 2:
 		do_write(m, i);
 		break;
@@ -469,9 +541,16 @@ static void step(struct model *m)
 	case 22:
 		do_pin(m, i);
 		break;
+	case 23 ... 26:
+		do_swap(m, i);
+		break;
+	case 27 ... 28:
+		do_reap(m);
+		break;
 	default:
 		do_quota(m);
 	}
+	came_along(m);
 	check(m, rnd_below(&m->r, 4) ? i : rnd_below(&m->r, PAGES));
 }
 
@@ -489,12 +568,12 @@ static void test_model(void **s)
 	printf("# %llu commits tried, %llu done\n",
 	       (unsigned long long)m->done[0], (unsigned long long)m->done[1]);
 	printf("# compressed %llu, found zero %llu, could not %llu, given back "
-	       "%llu, over quota %u\n",
+	       "%llu, swapped %llu, over quota %u\n",
 	       (unsigned long long)m->done[2], (unsigned long long)m->done[3],
 	       (unsigned long long)m->done[4], (unsigned long long)m->done[5],
-	       m->pressed);
+	       (unsigned long long)m->done[6], m->pressed);
 	assert_true(m->done[1] > steps / 400);
-	for (unsigned i = 2; i < 6; i++)
+	for (unsigned i = 2; i < 7; i++)
 		assert_true(m->done[i] > steps / 2000);
 	assert_true(m->pressed > steps / 1000);
 	p2m_destroy(m->p);

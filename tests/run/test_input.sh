@@ -86,8 +86,8 @@ bad 2 "one of them" "not both" pack --kernel "$K" -n 2 "$T/fleet"
 bad 1 "$T/none" "fleet file" pack "$T/none"
 printf 'a kernel=%s\nb kernel=%s mem=1X\n' "$K" "$K" >"$T/fleet"
 bad 1 "line 2" "mem=1X" pack "$T/fleet"
-bad 1 "--host-mem 64 MiB" "fewer or smaller" pack -n 2 --kernel "$K" \
-	--mem 64M --host-mem 64M -s "$SOCK"
+bad 1 "--host-mem 32 MiB" "fewer or smaller" pack -n 2 --kernel "$K" \
+	--mem 64M --host-mem 32M -s "$SOCK"
 bad 1 "--host-mem 1 TiB" "more than this host" pack -n 2 --kernel "$K" \
 	--mem 64M --host-mem 1T -s "$SOCK"
 bad 1 "$T/none/s" "--socket" pack -n 1 --kernel "$K" -s "$T/none/s"

@@ -169,6 +169,22 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 				   val);
 		return 0;
 	}
+	if (!strcmp(key, "mem.min") || !strcmp(key, "mem.max")) {
+		if (size_parse(val, key[5] == 'i' ? &s->mem_min : &s->mem_max))
+			return bad(l, "%s=%s: not a size; write it as 128M",
+				   key, val);
+		return 0;
+	}
+	if (!strcmp(key, "mem.shares")) {
+		s->mem_shares = strtoull(val, &end, 10);
+		if (!isdigit(*val) || *end || !s->mem_shares ||
+		    s->mem_shares > 1000000)
+			return bad(l,
+				   "mem.shares=%s: give a number from 1 to "
+				   "1000000",
+				   val);
+		return 0;
+	}
 	if (!strcmp(key, "group")) {
 		if (!good_name(val))
 			return bad(l,
@@ -189,7 +205,8 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 	}
 	return bad(l,
 		   "%s: no such key; there are name, kernel, initrd, mem, "
-		   "append, group, count, disk, rng",
+		   "append, group, count, disk, rng, mem.min, mem.max, "
+		   "mem.shares",
 		   key);
 }
 

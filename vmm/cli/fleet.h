@@ -13,7 +13,8 @@
  * "initrd", "mem" as text or bytes, "append", "group", "count", "disk" as text
  * or a list of texts, "rng"). What is left out comes from the command line.
  * count=N makes NAME0 .. NAME(N-1). VMs of different groups never share a page.
- * Disks are written as in vmm/cli/disks.h.
+ * Disks are written as in vmm/cli/disks.h. mem.min=SIZE, mem.max=SIZE,
+ * mem.shares=N: what the VM may have of the budget.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,6 +31,8 @@ struct vm_spec {
 	char **disks;	/* as OPT_LIST; NULL: none */
 	bool own_disks; /* not those of the command line */
 	bool rng;
+	/* Of the budget; 0: by default (manager_reclaim.c). */
+	uint64_t mem_min, mem_max, mem_shares;
 };
 struct fleet {
 	struct vm_spec *vms;

@@ -175,7 +175,15 @@ static int set_up(struct manager *m, char *err, size_t errlen)
 	if (!r)
 		r = manager_watch(m, server_fd(m->server), SRC_LISTEN, 0,
 				  EPOLLIN);
-	return r ? r : open_metrics(m, err, errlen);
+	if (r)
+		return r;
+	r = manager_open_commands(m);
+	if (r) {
+		snprintf(err, errlen, "%s" COMMAND_SUFFIX ": %s",
+			 m->cfg.socket_path, strerror(-r));
+		return r;
+	}
+	return open_metrics(m, err, errlen);
 }
 
 int manager_create(const struct manager_config *cfg, struct manager **out,
@@ -189,7 +197,9 @@ int manager_create(const struct manager_config *cfg, struct manager **out,
 		return -ENOMEM;
 	}
 	m->cfg = *cfg;
-	m->epfd = m->signals = -1;
+	m->epfd = m->signals = m->commands = -1;
+	for (unsigned i = 0; i < COMMANDERS; i++)
+		m->commander[i] = -1;
 	m->start_ns = manager_now_ns();
 	raise_fd_limit();
 	r = set_up(m, err, errlen);
@@ -289,6 +299,12 @@ static void dispatch(struct manager *m, const struct epoll_event *ev)
 	case SRC_METRICS: /* its turn comes in every round */
 	case SRC_INPUT:	  /* the owner reads it */
 		return;
+	case SRC_COMMANDS:
+		manager_on_commands(m);
+		return;
+	case SRC_COMMANDER:
+		manager_on_commander(m, (int)index);
+		return;
 	case SRC_SOCKET:
 		v = m->vms[index];
 		if (v->socket >= 0 && v->share)
@@ -342,6 +358,8 @@ void manager_poll(struct manager *m, int timeout_ms)
 		if (ms >= 0 && ms < timeout_ms)
 			timeout_ms = ms;
 	}
+	if (m->cfg.enforce && timeout_ms > RECLAIM_MS)
+		timeout_ms = RECLAIM_MS;
 	n = epoll_wait(m->epfd, ev, ARRAY_SIZE(ev), timeout_ms);
 	for (int i = 0; i < n; i++)
 		dispatch(m, &ev[i]);
@@ -350,6 +368,8 @@ void manager_poll(struct manager *m, int timeout_ms)
 		m->scan_ns = share_scan_step(m->host, SHARE_STEP_PAGES, now);
 	else if (m->stopping)
 		m->scan_ns = now + NS_PER_S;
+	if (!m->stopping)
+		manager_reclaim(m, now);
 	look_for_boots(m);
 	server_expire(m->server, now);
 	if (m->metrics)
@@ -430,6 +450,7 @@ void manager_destroy(struct manager *m)
 		share_host_destroy(m->host);
 	free(m->groups);
 	metrics_close(m->metrics);
+	manager_close_commands(m);
 	server_close(m->server);
 	manager_close_fd(&m->signals);
 	manager_close_fd(&m->epfd);

@@ -20,6 +20,10 @@
 
 struct manager_config {
 	uint64_t budget_bytes;
+	bool enforce;	      /* keep the VMs within the budget */
+	const char *swap_dir; /* where swap files are made, or NULL */
+	uint64_t swap_bytes;  /* of all together; 0: as big as the VMs */
+	uint64_t fleet_bytes; /* configured sizes of all VMs to come */
 	const char *socket_path;
 	bool make_socket_dir;
 	const char *log_dir; /* or NULL */
@@ -36,6 +40,9 @@ struct manager_config {
 	void *ctx;
 };
 
+/* What `sardine set` talks to is beside the socket. */
+#define COMMAND_SUFFIX ".c"
+
 struct manager;
 
 /* Blocks SIGINT, SIGTERM, SIGHUP, SIGCHLD and takes them in manager_poll. 0 or
@@ -45,6 +52,8 @@ int manager_create(const struct manager_config *cfg, struct manager **out,
 /* Start a VM. -errno with one line in err. */
 int manager_add(struct manager *m, const struct vm_spec *spec, char *err,
 		size_t errlen);
+/* What a VM needs of the budget at the least. */
+uint64_t manager_need(const struct vm_spec *spec);
 /* Wait for news and work on them, timeout_ms at the longest (less when the
  * scanner has something to do). */
 void manager_poll(struct manager *m, int timeout_ms);

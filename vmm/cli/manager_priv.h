@@ -8,13 +8,18 @@
  *   manager_start.c   a VM's memory and process
  *   manager_end.c     what is said and done when a VM's process has ended
  *   manager_sample.c  how things stand
+ *   manager_reclaim.c the budget
+ *   manager_swap.c    swap files
+ *   manager_command.c `sardine set`
  */
 #include <sys/types.h>
 
+#include "mm/reclaim.h"
 #include "vmm/cli/manager.h"
 
-#define NS_PER_S 1000000000ull
-#define TEXT_MAX 4096 /* of a monitor's stderr that we keep */
+#define NS_PER_S   1000000000ull
+#define RECLAIM_MS 100	/* between looks at the budget */
+#define TEXT_MAX   4096 /* of a monitor's stderr that we keep */
 
 struct control;
 struct metrics;
@@ -27,8 +32,11 @@ enum source {
 	SRC_METRICS,
 	SRC_INPUT,
 	SRC_SOCKET,
-	SRC_STDERR
+	SRC_STDERR,
+	SRC_COMMANDS,
+	SRC_COMMANDER,
 };
+#define COMMANDERS 8 /* connections of `sardine set` at a time */
 
 struct mvm {
 	struct manager *m;
@@ -36,7 +44,7 @@ struct mvm {
 	char name[FLEET_NAME_MAX + 1];
 	uint64_t mem;
 	pid_t pid; /* 0: gone */
-	int memfd, control_fd, socket, text_fd;
+	int memfd, store_fd, swap_fd, control_fd, socket, text_fd;
 	struct control *control;
 	size_t control_bytes;
 	struct share_vm *share;
@@ -47,6 +55,14 @@ struct mvm {
 	uint64_t boot_ms;
 	uint64_t start_ns;
 	uint64_t overhead, overhead_next_ns;
+	struct mvm_reclaim {
+		uint64_t shares, min, max;
+		uint64_t used; /* memory of its own, as the kernel says */
+		uint64_t quota, bound;
+		uint64_t quick_next_ns, nudge_ns;
+		int64_t rest; /* of the overhead, besides the quick part */
+		bool told_waiting;
+	} re;
 	char text[TEXT_MAX]; /* stderr */
 	size_t text_len;
 };
@@ -71,6 +87,10 @@ struct manager {
 	bool stopping;
 	uint64_t start_ns, scan_ns; /* when the scanner wants to run */
 	size_t engine_errors, failed;
+	uint64_t reclaim_ns; /* when the budget is looked at next */
+	enum reclaim_state reclaim_state;
+	int commands, commander[COMMANDERS]; /* manager_command.c */
+	unsigned next_commander;
 };
 
 uint64_t manager_now_ns(void);
@@ -82,6 +102,30 @@ int manager_watch(struct manager *m, int fd, enum source src, uint32_t index,
 		  uint32_t events);
 /* Closes it if it is open, and makes it -1. */
 void manager_close_fd(int *fd);
+
+/* Sample the monitor's own memory if it is time (fresh: anyway). */
+void manager_sample_overhead(struct mvm *v, uint64_t now, bool fresh);
+/* Of --swap-size, the part of a VM of that size. */
+uint64_t manager_swap_bytes(const struct manager *m, uint64_t mem);
+/* A swap file of bytes in --swap DIR: its descriptor, or -errno with one line in
+ * err. */
+int manager_swap_file(const struct manager *m, uint64_t bytes, char *err,
+		      size_t errlen);
+/* Look at the budget if it is time, and set the VMs' quotas. */
+void manager_reclaim(struct manager *m, uint64_t now);
+/* Before the VM starts: its shares and bounds, and a quota. -ENOMEM with one
+ * line in err when its minimum does not fit. */
+int manager_admit(struct manager *m, struct mvm *v, const struct vm_spec *s,
+		  char *err, size_t errlen);
+
+/* The least that the budget must be for the VMs that run. */
+uint64_t manager_minima(const struct manager *m);
+
+/* The socket for commands: made, closed and removed, its events. */
+int manager_open_commands(struct manager *m);
+void manager_close_commands(struct manager *m);
+void manager_on_commands(struct manager *m);
+void manager_on_commander(struct manager *m, int fd);
 
 /* Everything that the VM holds in this process. */
 void mvm_release(struct mvm *v);

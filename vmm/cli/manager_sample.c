@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "mm/control.h"
 #include "mm/sharing/share.h"
@@ -36,24 +37,79 @@ static const char *live_state(const struct mvm *v)
 	}
 }
 
-static void sample_overhead(struct mvm *v, uint64_t now, bool fresh)
+void manager_sample_overhead(struct mvm *v, uint64_t now, bool fresh)
 {
-	int skip[2] = {v->memfd, v->pool_fd};
+	int skip[3] = {v->memfd, v->pool_fd, v->store_fd};
 	uint64_t bytes;
 
 	if (!fresh && now < v->overhead_next_ns)
 		return;
-	if (!overhead_sample(v->pid, skip, 2, &bytes))
+	if (!overhead_sample(v->pid, skip, 3, &bytes))
 		v->overhead = bytes;
 	v->overhead_next_ns =
 		now +
 		(now - v->start_ns < YOUNG_NS ? OVERHEAD_NS : OVERHEAD_SLOW_NS);
 }
 
+static uint64_t pages_word(const struct mvm *v, const uint64_t *word)
+{
+	uint64_t n = control_get(word), max = v->mem >> PAGE_SHIFT;
+
+	return (n < max ? n : max) << PAGE_SHIFT;
+}
+
+/* Below that many us are 99 of 100 of the histogram; 0: it is empty. The
+ * counts are a stranger's: capped, so that their sum cannot overflow. */
+static uint64_t p99_us(const uint64_t h[LATENCY_BUCKETS])
+{
+	uint64_t n[LATENCY_BUCKETS], sum = 0, seen = 0;
+	unsigned b;
+
+	for (b = 0; b < LATENCY_BUCKETS; b++) {
+		n[b] = control_get(&h[b]) & ((1ull << 50) - 1);
+		sum += n[b];
+	}
+	for (b = 0; b < LATENCY_BUCKETS && sum; b++) {
+		seen += n[b];
+		if (seen >= sum - sum / 100)
+			return 1ull << b;
+	}
+	return 0;
+}
+
+/* What the VM's reclaimer does; the monitor's word, bounded, but for the store,
+ * which the kernel knows. Returns the bytes of pages that are away. Without a
+ * budget there is nothing to tell. */
+static uint64_t sample_away(struct mvm *v, struct report_vm *o)
+{
+	const struct control *c = v->control;
+	uint64_t active = control_get(&c->active_bytes);
+	uint64_t balloon = pages_word(v, &c->ballooned_pages);
+	struct stat st;
+
+	if (balloon || v->m->cfg.enforce)
+		o->ballooned_bytes = balloon;
+	if (!v->m->cfg.enforce)
+		return balloon;
+	o->store_bytes =
+		fstat(v->store_fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
+	o->compressed_bytes = pages_word(v, &c->compressed_pages);
+	o->swapped_bytes = pages_word(v, &c->swapped_pages);
+	o->active_bytes = active < v->mem ? active : v->mem;
+	o->granted_bytes = v->re.quota;
+	o->decompressed_pages = control_get(&c->decompressed) & INT64_MAX;
+	o->swapped_in_pages = control_get(&c->swapped_in) & INT64_MAX;
+	o->decompress_p99_us = p99_us(c->latency[LATENCY_DECOMPRESS]);
+	o->swap_in_p99_us = p99_us(c->latency[LATENCY_SWAP_IN]);
+	o->wait_ms = control_get(&c->wait_ns) / 1000000 & UINT32_MAX;
+	return balloon + o->compressed_bytes + o->swapped_bytes;
+}
+
 static void sample_vm(struct mvm *v, struct report_vm *o, uint64_t now,
 		      bool fresh)
 {
 	struct share_vm_info info = {0};
+	uint64_t away;
 
 	report_section_clear(&report_vm_section, o);
 	snprintf(o->name, sizeof(o->name), "%s", v->name);
@@ -67,10 +123,12 @@ static void sample_vm(struct mvm *v, struct report_vm *o, uint64_t now,
 	}
 	snprintf(o->state, sizeof(o->state), "%s", live_state(v));
 	share_vm_get_info(v->share, &info);
-	sample_overhead(v, now, fresh);
+	manager_sample_overhead(v, now, fresh);
 	o->private_bytes = info.private_bytes;
 	o->shared_bytes = info.shared_bytes;
-	o->zero_bytes = info.zero_bytes;
+	away = sample_away(v, o);
+	/* What is left. */
+	o->zero_bytes = info.zero_bytes > away ? info.zero_bytes - away : 0;
 	o->overhead_bytes = v->overhead;
 }
 
@@ -114,6 +172,20 @@ static void sample_sharing(struct manager *m, struct report *r, bool oracle)
 	}
 }
 
+static void sample_evict(struct manager *m, struct report *r)
+{
+	r->n_evict = EVICT_NR;
+	for (unsigned e = 0; e < EVICT_NR; e++) {
+		snprintf(r->evict[e].name, REPORT_NAME, "%s", evict_names[e]);
+		for (size_t i = 0; i < m->n_vms; i++)
+			if (m->vms[i]->control)
+				r->evict[e].count +=
+					control_get(
+						&m->vms[i]->control->evict[e]) &
+					((1ull << 50) - 1);
+	}
+}
+
 int manager_sample(struct manager *m, struct report *r, bool oracle)
 {
 	uint64_t now = manager_now_ns();
@@ -123,16 +195,29 @@ int manager_sample(struct manager *m, struct report *r, bool oracle)
 	if (!r->vms)
 		return -ENOMEM;
 	sample_sharing(m, r, oracle);
+	if (m->cfg.enforce) {
+		sample_evict(m, r);
+		r->store_bytes = r->swap_bytes = 0;
+	}
 	for (size_t i = 0; i < m->n_vms; i++) {
 		struct report_vm *v = &r->vms[r->n_vms++];
 
 		sample_vm(m->vms[i], v, now, oracle);
 		r->used_bytes += v->private_bytes + v->overhead_bytes;
+		if (v->store_bytes != REPORT_ABSENT) {
+			r->used_bytes += v->store_bytes;
+			r->store_bytes += v->store_bytes;
+			r->swap_bytes += v->swapped_bytes;
+		}
 	}
 	r->used_bytes += r->pool_bytes;
 	r->budget_bytes = m->cfg.budget_bytes;
 	snprintf(r->host_state, sizeof(r->host_state), "%s",
-		 r->used_bytes > r->budget_bytes ? "over" : "ok");
+		 r->used_bytes > r->budget_bytes
+			 ? "over"
+			 : (m->cfg.enforce
+				    ? reclaim_state_names[m->reclaim_state]
+				    : "ok"));
 	r->available_bytes = mem_available();
 	r->seconds = (now - m->start_ns) / NS_PER_S;
 	return 0;

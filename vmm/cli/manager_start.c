@@ -73,14 +73,16 @@ static int open_log(struct manager *m, struct mvm *v, char *err, size_t errlen)
 	return -2;
 }
 
+#define FDS 7
+
 /* What the child needs, made before fork(): between fork() and exec() nothing
  * may allocate. */
 struct launch {
-	char num[5][16];
+	char num[FDS][16];
 	char mem[24], tc[24];
 	const char *argv[64];
 	unsigned argc;
-	int fds[5];
+	int fds[FDS];
 	int text_w, null;
 };
 
@@ -94,9 +96,9 @@ static void arg(struct launch *l, const char *name, const char *val)
 static void build_argv(struct launch *l, const struct manager *m,
 		       const struct mvm *v, const struct vm_spec *s)
 {
-	static const char *const fd_names[] = {"--socket-fd", "--mem-fd",
-					       "--control-fd", "--pool-fd",
-					       "--log-fd"};
+	static const char *const fd_names[] = {
+		"--socket-fd", "--mem-fd",   "--control-fd", "--pool-fd",
+		"--log-fd",    "--store-fd", "--swap-fd"};
 
 	arg(l, "sardine", "monitor");
 	arg(l, "--name", v->name);
@@ -122,7 +124,7 @@ static void build_argv(struct launch *l, const struct manager *m,
 	}
 	if (m->cfg.verbose)
 		arg(l, "--verbose", NULL);
-	for (unsigned i = 0; i < 5; i++) {
+	for (unsigned i = 0; i < FDS; i++) {
 		if (l->fds[i] < 0)
 			continue;
 		snprintf(l->num[i], sizeof(l->num[i]), "%d", l->fds[i]);
@@ -144,7 +146,7 @@ static _Noreturn void child(const struct launch *l)
 	if (dup2(l->null, 0) < 0 || dup2(l->null, 1) < 0 ||
 	    dup2(l->text_w, 2) < 0)
 		_exit(CLI_HOST);
-	for (unsigned i = 0; i < 5; i++)
+	for (unsigned i = 0; i < FDS; i++)
 		if (l->fds[i] >= 0 && fcntl(l->fds[i], F_SETFD, 0))
 			_exit(CLI_HOST);
 	execv("/proc/self/exe", (char *const *)l->argv);
@@ -172,6 +174,8 @@ static int spawn(struct manager *m, struct mvm *v, const struct vm_spec *s,
 		l.fds[2] = v->control_fd;
 		l.fds[3] = v->pool_fd;
 		l.fds[4] = log;
+		l.fds[5] = v->store_fd;
+		l.fds[6] = v->swap_fd;
 		build_argv(&l, m, v, s);
 		v->start_ns = manager_now_ns();
 		v->pid = fork();
@@ -204,7 +208,7 @@ static int make_memory(struct manager *m, struct mvm *v,
 {
 	struct share_vm_config c = {
 		.name = v->name, .ram_bytes = s->mem, .user = v};
-	char name[FLEET_NAME_MAX + 16];
+	char name[FLEET_NAME_MAX + 24];
 	const struct group *g;
 	int r;
 
@@ -213,6 +217,11 @@ static int make_memory(struct manager *m, struct mvm *v,
 	if (v->memfd < 0)
 		return -errno;
 	if (ftruncate(v->memfd, 0))
+		return -errno;
+	snprintf(name, sizeof(name), "sardine-store-%s", v->name);
+	v->store_fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (v->store_fd < 0 || ftruncate(v->store_fd, s->mem) ||
+	    fcntl(v->store_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
 		return -errno;
 	v->control_bytes = control_bytes(s->mem, 0);
 	r = control_create(s->mem, 0, v->name, &v->control_fd, &v->control);
@@ -242,6 +251,8 @@ void mvm_release(struct mvm *v)
 		control_unmap(v->control, v->control_bytes);
 	v->control = NULL;
 	manager_close_fd(&v->memfd);
+	manager_close_fd(&v->store_fd);
+	manager_close_fd(&v->swap_fd);
 	manager_close_fd(&v->control_fd);
 	manager_close_fd(&v->socket);
 	manager_close_fd(&v->text_fd);
@@ -252,6 +263,7 @@ int manager_add(struct manager *m, const struct vm_spec *spec, char *err,
 {
 	struct mvm **list = realloc(m->vms, (m->n_vms + 1) * sizeof(*list));
 	struct mvm *v = calloc(1, sizeof(*v));
+	bool refused = false;
 	int r = -ENOMEM;
 
 	if (list)
@@ -259,14 +271,25 @@ int manager_add(struct manager *m, const struct vm_spec *spec, char *err,
 	if (list && v) {
 		v->m = m;
 		v->index = (unsigned)m->n_vms;
-		v->memfd = v->control_fd = v->socket = v->text_fd = -1;
+		v->memfd = v->store_fd = v->swap_fd = -1;
+		v->control_fd = v->socket = v->text_fd = -1;
 		v->mem = spec->mem;
 		snprintf(v->name, sizeof(v->name), "%s", spec->name);
-		r = make_memory(m, v, spec);
+		r = manager_admit(m, v, spec, err, errlen);
+		if (!r && m->cfg.swap_dir) {
+			v->swap_fd = manager_swap_file(
+				m, manager_swap_bytes(m, spec->mem), err,
+				errlen);
+			r = v->swap_fd < 0 ? v->swap_fd : 0;
+		}
+		refused = r != 0;
 	}
+	if (!r)
+		r = make_memory(m, v, spec);
 	if (r) {
-		snprintf(err, errlen, "%s: cannot make its memory: %s",
-			 spec->name, strerror(-r));
+		if (!refused)
+			snprintf(err, errlen, "%s: cannot make its memory: %s",
+				 spec->name, strerror(-r));
 		if (v)
 			mvm_release(v);
 		free(v);

@@ -2,6 +2,7 @@
 /* `sardine monitor`: what `pack` starts for each VM. Not for people. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mm/base/log.h"
 #include "vmm/cli/cli.h"
@@ -14,7 +15,8 @@ struct monitor_opts {
 	char *name, *kernel, *initrd, *append, *engine, *marker, *confine,
 		**disks;
 	uint64_t mem, tc_size;
-	uint32_t socket_fd, mem_fd, control_fd, pool_fd, log_fd;
+	uint32_t socket_fd, mem_fd, control_fd, pool_fd, store_fd, swap_fd,
+		log_fd;
 	bool no_reboot, verbose, rng;
 };
 
@@ -50,6 +52,10 @@ static const struct opt opts[] = {
 	 OPT(struct monitor_opts, control_fd), .required = true},
 	{"pool-fd", 0, OPT_UINT, "N", "the share group's pool", .dflt = NO_FD,
 	 OPT(struct monitor_opts, pool_fd)},
+	{"store-fd", 0, OPT_UINT, "N", "memory for compressed pages",
+	 .dflt = NO_FD, OPT(struct monitor_opts, store_fd)},
+	{"swap-fd", 0, OPT_UINT, "N", "its swap file", .dflt = NO_FD,
+	 OPT(struct monitor_opts, swap_fd)},
 	{"log-fd", 0, OPT_UINT, "N", "console output", .dflt = NO_FD,
 	 OPT(struct monitor_opts, log_fd)},
 	{"no-reboot", 0, OPT_FLAG, NULL, "a reset ends the run",
@@ -71,6 +77,12 @@ static int monitor_status(enum vcpu_exit why)
 	}
 }
 
+/* At once: another thread may be at work for the guest. */
+static void give_up(void)
+{
+	_exit(CLI_ENGINE);
+}
+
 static int monitor_main(void *values, char *const args[])
 {
 	const struct monitor_opts *o = values;
@@ -90,14 +102,18 @@ static int monitor_main(void *values, char *const args[])
 		.memfd = (int)o->mem_fd,
 		.control_fd = (int)o->control_fd,
 		.pool_fd = (int)o->pool_fd,
+		.store_fd = (int)o->store_fd,
+		.swap_fd = (int)o->swap_fd,
 		.log_fd = (int)o->log_fd,
 		.log_max = LOG_MAX,
 		.marker = o->marker,
+		.give_up = give_up,
 	};
 	enum vcpu_exit why = EXIT_NONE;
 	enum cli_status s = CLI_OK;
-	const int keep[] = {cfg.socket_fd, cfg.memfd, cfg.control_fd,
-			    cfg.pool_fd, cfg.log_fd};
+	const int keep[] = {cfg.socket_fd, cfg.memfd,	 cfg.control_fd,
+			    cfg.pool_fd,   cfg.store_fd, cfg.swap_fd,
+			    cfg.log_fd};
 	struct disk_config *disks;
 	char err[512];
 

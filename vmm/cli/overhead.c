@@ -101,3 +101,16 @@ int overhead_sample(pid_t pid, const int *skip, unsigned n_skip,
 		*bytes = sum;
 	return r;
 }
+
+int overhead_quick(pid_t pid, const int *skip, unsigned n_skip, uint64_t *bytes)
+{
+	static const char *const status[] = {"RssAnon", "VmPTE", NULL};
+	uint64_t sum = 0;
+	int r = sum_keys(pid, "status", status, &sum);
+
+	if (!r)
+		r = sum_memfds(pid, skip, n_skip, &sum);
+	if (!r)
+		*bytes = sum;
+	return r;
+}

@@ -17,4 +17,8 @@
  * is gone, /proc is not there). */
 int overhead_sample(pid_t pid, const int *skip, unsigned n_skip,
 		    uint64_t *bytes);
+/* The part of it that is cheap to ask for (RssAnon, VmPTE, memfds), several
+ * times a second. */
+int overhead_quick(pid_t pid, const int *skip, unsigned n_skip,
+		   uint64_t *bytes);
 #endif

@@ -33,8 +33,8 @@
 
 struct pack_opts {
 	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
-		*marker, *confine, *kaslr, *metrics, *record, **disks;
-	uint64_t mem, host_mem, tc_size;
+		*marker, *confine, *kaslr, *metrics, *record, *swap, **disks;
+	uint64_t mem, host_mem, tc_size, swap_size;
 	uint32_t n, seconds;
 	bool oracle, no_share, verbose, rng;
 };
@@ -58,10 +58,16 @@ static const struct opt opts[] = {
 	{"engine", 'e', OPT_STR, "NAME", "auto, bt or interp", .dflt = "auto",
 	 OPT(struct pack_opts, engine)},
 	{"host-mem", 0, OPT_SIZE, "SIZE",
-	 "budget of host memory; the VMs' configured sizes must fit into it, "
-	 "as nothing is reclaimed yet (without it: all the host has, and the "
-	 "sizes may exceed it)",
+	 "budget of host memory for all VMs: cold pages are compressed to keep "
+	 "it (without it: all the host has, and nothing is reclaimed)",
 	 OPT(struct pack_opts, host_mem)},
+	{"swap", 0, OPT_STR, "DIR",
+	 "with --host-mem: swap files in DIR (on a disk, without a name, space "
+	 "reserved) for what does not compress",
+	 OPT(struct pack_opts, swap)},
+	{"swap-size", 0, OPT_SIZE, "SIZE",
+	 "of all swap files together (default: the VMs' sizes)",
+	 OPT(struct pack_opts, swap_size)},
 	{"json", 0, OPT_STR, "FILE",
 	 "write the final sample there ('-': standard output)",
 	 OPT(struct pack_opts, json)},
@@ -192,11 +198,11 @@ static enum cli_status check_vm(const struct vm_spec *v, char *err, size_t len)
 
 static enum cli_status check_budget(const struct pack *p, char *err, size_t len)
 {
-	uint64_t sum = 0, host = cli_host_mem();
+	uint64_t sum = p->o->host_mem / 40, host = cli_host_mem();
 	char a[32], b[32];
 
 	for (size_t i = 0; i < p->fleet.n; i++)
-		sum += p->fleet.vms[i].mem;
+		sum += manager_need(&p->fleet.vms[i]);
 	if (!p->o->host_mem)
 		return CLI_OK;
 	if (host && p->o->host_mem > host) {
@@ -209,8 +215,8 @@ static enum cli_status check_budget(const struct pack *p, char *err, size_t len)
 	if (sum <= p->o->host_mem)
 		return CLI_OK;
 	snprintf(err, len,
-		 "--host-mem %s: the %zu VMs are configured with %s and memory "
-		 "is not reclaimed yet; give more, or fewer or smaller VMs",
+		 "--host-mem %s: the %zu VMs need %s at the least; give more, "
+		 "or fewer or smaller VMs, or smaller minima (mem.min)",
 		 size_format(p->o->host_mem, a, sizeof(a)), p->fleet.n,
 		 size_format(sum, b, sizeof(b)));
 	return CLI_HOST;
@@ -233,6 +239,13 @@ static enum cli_status check(struct pack *p, char *const args[], char *err,
 	if (s == CLI_OK && p->o->metrics &&
 	    metrics_parse(p->o->metrics, &sa, &salen, err, len))
 		s = CLI_USAGE;
+	if (s == CLI_OK && p->o->swap && !p->o->host_mem) {
+		snprintf(err, len,
+			 "--swap %s: nothing is swapped without a budget; give "
+			 "--host-mem, too",
+			 p->o->swap);
+		s = CLI_USAGE;
+	}
 	if (s == CLI_OK && cli_confine_mode(p->o->confine, &mode)) {
 		snprintf(err, len, "--confine %s: use kill, trap or off",
 			 p->o->confine);
@@ -494,6 +507,9 @@ static int run_fleet(struct pack *p)
 	char path[256], err[512];
 	struct manager_config c = {
 		.budget_bytes = o->host_mem ? o->host_mem : cli_host_mem(),
+		.enforce = o->host_mem != 0,
+		.swap_dir = o->swap,
+		.swap_bytes = o->swap_size,
 		.socket_path = o->socket,
 		.log_dir = o->log_dir,
 		.metrics = o->metrics,
@@ -509,6 +525,8 @@ static int run_fleet(struct pack *p)
 	};
 	int status;
 
+	for (size_t i = 0; i < p->fleet.n; i++)
+		c.fleet_bytes += p->fleet.vms[i].mem;
 	if (!c.socket_path) {
 		if (server_default_path(path, sizeof(path))) {
 			log_error("$XDG_RUNTIME_DIR is too long for a socket; "

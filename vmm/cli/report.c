@@ -50,14 +50,13 @@ static json_t *pack_fields(const struct report_section *s, const void *base)
 	return o;
 }
 
-static json_t *refused_json(const struct report *r)
+static json_t *counts_json(const struct report_count *c, size_t n)
 {
 	json_t *o = json_object();
 
-	for (size_t i = 0; o && i < r->n_refused; i++)
-		json_object_set_new(
-			o, r->refused[i].name,
-			json_integer((json_int_t)r->refused[i].count));
+	for (size_t i = 0; o && i < n; i++)
+		json_object_set_new(o, c[i].name,
+				    json_integer((json_int_t)c[i].count));
 	return o;
 }
 
@@ -70,9 +69,11 @@ json_t *report_to_json(const struct report *r)
 			vms, pack_fields(&report_vm_section, &r->vms[i]));
 	sharing = pack_fields(&report_sharing, r);
 	if (sharing)
-		json_object_set_new(sharing, "refused", refused_json(r));
-	root = json_pack("{s:o,s:o,s:o}", "host", pack_fields(&report_host, r),
-			 "vms", vms, "sharing", sharing);
+		json_object_set_new(sharing, "refused",
+				    counts_json(r->refused, r->n_refused));
+	root = json_pack("{s:o,s:o,s:o,s:o}", "host",
+			 pack_fields(&report_host, r), "vms", vms, "sharing",
+			 sharing, "reclaim", counts_json(r->evict, r->n_evict));
 	return root;
 }
 
@@ -150,7 +151,8 @@ static int read_vms(const json_t *list, struct report *r)
 	return 0;
 }
 
-static int read_refused(json_t *o, struct report *r)
+/* Into at most REPORT_REFUSED counts. */
+static int read_counts(json_t *o, struct report_count *c, size_t *n)
 {
 	const char *key;
 	json_t *v;
@@ -161,11 +163,10 @@ static int read_refused(json_t *o, struct report *r)
 	{
 		if (!json_is_integer(v) || json_integer_value(v) < 0)
 			return -EINVAL;
-		if (r->n_refused == REPORT_REFUSED)
+		if (*n == REPORT_REFUSED)
 			break;
-		copy_clean(r->refused[r->n_refused].name, REPORT_NAME, key);
-		r->refused[r->n_refused++].count =
-			(uint64_t)json_integer_value(v);
+		copy_clean(c[*n].name, REPORT_NAME, key);
+		c[(*n)++].count = (uint64_t)json_integer_value(v);
 	}
 	return 0;
 }
@@ -182,7 +183,11 @@ int report_from_json(const json_t *o, struct report *r)
 	if (!e)
 		e = read_fields(&report_sharing, sharing, r);
 	if (!e)
-		e = read_refused(json_object_get(sharing, "refused"), r);
+		e = read_counts(json_object_get(sharing, "refused"), r->refused,
+				&r->n_refused);
+	if (!e && json_object_get(o, "reclaim"))
+		e = read_counts(json_object_get(o, "reclaim"), r->evict,
+				&r->n_evict);
 	if (e)
 		report_free(r);
 	return e;

@@ -30,12 +30,22 @@ struct report_vm {
 	/* Optional: */
 	uint64_t granted_bytes, active_bytes;
 	uint64_t ballooned_bytes, compressed_bytes, swapped_bytes;
+	uint64_t store_bytes, wait_ms;
+	uint64_t decompressed_pages, decompress_p99_us;
+	uint64_t swapped_in_pages, swap_in_p99_us;
 	uint64_t boot_ms; /* start to userland; 0: not yet */
+};
+
+struct report_count {
+	char name[REPORT_NAME];
+	uint64_t count;
 };
 
 struct report {
 	uint64_t budget_bytes, used_bytes, pool_bytes;
-	char host_state[16];	  /* "ok", "over": used is more than budget */
+	char host_state[16];	  /* "ok", or with --host-mem "high", "soft",
+				     "hard", "low" (mm/reclaim.h); "over":
+				     used is more than budget */
 	uint64_t available_bytes; /* MemAvailable of the host */
 	uint64_t seconds;	  /* since the manager started */
 	uint64_t store_bytes, swap_bytes; /* optional */
@@ -47,11 +57,11 @@ struct report {
 	bool oracle_valid; /* it was measured */
 	uint64_t merged_pages, broken_pages, scanned_pages;
 	uint64_t zero_merged_pages;
-	struct {
-		char name[REPORT_NAME];
-		uint64_t count;
-	} refused[REPORT_REFUSED];
+	struct report_count refused[REPORT_REFUSED];
 	size_t n_refused;
+	/* Pages that the reclaimers looked at, by what became of them. */
+	struct report_count evict[REPORT_REFUSED];
+	size_t n_evict;
 	char audit[16]; /* "", "clean", "failed" */
 };
 

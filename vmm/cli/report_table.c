@@ -215,9 +215,12 @@ void report_print_host(const struct report *r, FILE *f)
 	print_sharing(r, f);
 	fprintf(f,
 		"host: using %.1f MiB (private + pool %.1f + overhead) of a "
-		"budget of %.1f: %s\n",
+		"budget of %.1f: %s",
 		mib(r->used_bytes), mib(r->pool_bytes), mib(r->budget_bytes),
 		r->host_state);
+	if (r->store_bytes != REPORT_ABSENT)
+		fprintf(f, "; store %.1f", mib(r->store_bytes));
+	fputc('\n', f);
 	if (r->audit[0])
 		fprintf(f, "audit %s\n", r->audit);
 }

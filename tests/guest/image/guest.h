@@ -34,6 +34,7 @@ int onecpu_main(int argc, char **argv);
 int clock_main(int argc, char **argv);
 int selftest_main(int argc, char **argv);
 int work_main(int argc, char **argv);
+int memwork_main(int argc, char **argv);
 int debugexit_main(int argc, char **argv);
 
 static inline double now_s(void)

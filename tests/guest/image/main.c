@@ -27,6 +27,8 @@ static const struct {
 	{"clock", clock_main, "[MS]: busy for MS ms, for a check of clocks"},
 	{"selftest", selftest_main, "[NAME]: is this a good CPU and kernel?"},
 	{"work", work_main, "[SEED [KIB]]: write a file, print its checksum"},
+	{"memwork", memwork_main,
+	 "MIB [ACTIVE% [SECONDS [SOFT% [SEED]]]]: check memory at work"},
 	{"debugexit", debugexit_main, "V: write V to port 0xf4"},
 };
 

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Within the quota, at all times.
+ *
+ * The manager says how much (a word in the control area, changed at any time);
+ * the monitor says which pages, and gives them up itself. So there is no
+ * message to lose: when the manager dies, the quota that it wrote last stays
+ * and is kept.
+ *
+ * The p2m calls pressure() as soon as a touch has taken the VM over its quota.
+ * That may be in the middle of anything, so it only posts work: the engine
+ * comes out at its next boundary, having taken a few dozen pages at most, and
+ * the vCPU thread gives up as many cold pages. A guest that dirties its memory
+ * as fast as it can thus pays for each page with one of its own (direct
+ * reclaim). When there is nothing that could be given up, the guest does not
+ * run until the manager raises the quota; what else is asked of the thread
+ * (messages, the end) is done meanwhile.
+ *
+ * A quota may be lowered far below what the VM has. Then the work is done in
+ * pieces, between which the guest runs.
+ *
+ * Killed here: the guest ends, its memory, store and swap file with it.
+ */
+#include "vmm/monitor_reclaim.h"
+
+#include <sys/random.h>
+#include <time.h>
+
+#include "mm/base/log.h"
+#include "mm/p2m_reclaim.h"
+
+#define PIECE	   512u /* pages given up in one go: some 5 ms */
+#define SLACK	   128u /* pages below the quota when it was hit */
+#define SAMPLE_NS  1900000000ull
+#define LOOK_AHEAD 512u /* pages marked at a nudge */
+#define WAIT_NS	   5000000ull
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+static void post(struct vm *vm, struct vm_work *w, _Atomic bool *posted)
+{
+	if (!atomic_exchange(posted, true))
+		vm_post(vm, w);
+}
+
+/* Owner thread, within a touch. */
+static void pressure(void *ctx)
+{
+	struct monitor_reclaim *r = ctx;
+
+	post(r->vm, &r->press, &r->press_posted);
+}
+
+static bool over(const struct monitor_reclaim *r)
+{
+	uint64_t quota = control_get(&r->control->quota_bytes);
+
+	return quota && p2m_resident(r->vm->p2m) > quota;
+}
+
+/* One piece. False: there was nothing to give up. */
+static bool shrink(struct monitor_reclaim *r)
+{
+	struct p2m *p = r->vm->p2m;
+	uint64_t quota = control_get(&r->control->quota_bytes);
+	uint64_t slack = SLACK * PAGE_SIZE, have = p2m_resident(p), goal;
+
+	if (slack > quota / 64)
+		slack = quota / 64;
+	goal = quota - slack;
+	if (have > goal + PIECE * PAGE_SIZE)
+		goal = have - PIECE * PAGE_SIZE;
+	return p2m_shrink(p, goal, 4 * p2m_ram_bytes(p) / PAGE_SIZE) > 0;
+}
+
+/* Nothing to give up: the guest stands still, and others are served. */
+static void wait(struct monitor_reclaim *r)
+{
+	const struct timespec pause = {0, WAIT_NS};
+	uint64_t begin = now_ns();
+
+	/* For the disk is no news for the manager. */
+	control_set(&r->control->waiting, !p2m_swapping(r->vm->p2m));
+	while (over(r) && !atomic_load(&r->vm->vcpu->requests))
+		nanosleep(&pause, NULL);
+	control_set(&r->control->waiting, 0);
+	control_add(&r->control->wait_ns, now_ns() - begin);
+}
+
+/* vCPU thread, outside of the engine. */
+static void press(struct vm *vm, struct vm_work *w)
+{
+	struct monitor_reclaim *r =
+		container_of(w, struct monitor_reclaim, press);
+
+	r->press_posted = false;
+	if (!over(r))
+		return;
+	control_add(&r->control->shrinks, 1);
+	if (!shrink(r))
+		wait(r);
+	if (over(r))
+		pressure(r);
+}
+
+/* vCPU thread, outside of the engine. */
+static void look(struct vm *vm, struct vm_work *w)
+{
+	struct monitor_reclaim *r =
+		container_of(w, struct monitor_reclaim, look);
+	uint64_t quota = control_get(&r->control->quota_bytes);
+	uint64_t now = now_ns();
+
+	r->look_posted = false;
+	if (now - r->sampled_ns >= SAMPLE_NS) {
+		r->sampled_ns = now;
+		r->rnd = r->rnd * 6364136223846793005ull + now;
+		p2m_sample(vm->p2m, r->rnd | 1);
+	}
+	if (quota && p2m_resident(vm->p2m) > quota - quota / 8)
+		p2m_look_ahead(vm->p2m, LOOK_AHEAD);
+	if (over(r))
+		pressure(r);
+}
+
+/* vCPU thread, outside of the engine. */
+static void reap(struct vm *vm, struct vm_work *w)
+{
+	struct monitor_reclaim *r =
+		container_of(w, struct monitor_reclaim, reap);
+
+	r->reap_posted = false;
+	p2m_swap_reap(vm->p2m);
+}
+
+/* The swap file's thread. */
+static void written(void *ctx)
+{
+	struct monitor_reclaim *r = ctx;
+
+	post(r->vm, &r->reap, &r->reap_posted);
+}
+
+void monitor_reclaim_nudge(struct monitor_reclaim *r)
+{
+	post(r->vm, &r->look, &r->look_posted);
+}
+
+/* The p2m cannot go on: no byte but the lost ones would be right. */
+static void on_lost(void *ctx, const char *why)
+{
+	struct monitor_reclaim *r = ctx;
+
+	log_error("%s: stopped, because memory of the guest is lost: %s",
+		  r->vm->cfg.name, why);
+	control_set(&r->control->state, CONTROL_ERROR);
+	if (r->give_up)
+		r->give_up();
+	BUG_ON("give_up came back");
+}
+
+void monitor_reclaim_init(struct monitor_reclaim *r, struct vm *vm,
+			  struct control *control, void (*give_up)(void))
+{
+	r->vm = vm;
+	r->control = control;
+	r->give_up = give_up;
+	r->press.fn = press;
+	r->look.fn = look;
+	r->reap.fn = reap;
+	if (getrandom(&r->rnd, sizeof(r->rnd), GRND_NONBLOCK) != sizeof(r->rnd))
+		r->rnd = now_ns();
+	p2m_set_lost(vm->p2m, on_lost, r);
+	p2m_set_pressure(vm->p2m, pressure, r);
+	p2m_set_written(vm->p2m, written, r);
+	if (over(r)) /* the kernel and the initrd alone */
+		pressure(r);
+}

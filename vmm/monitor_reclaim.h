@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SARDINE_VMM_MONITOR_RECLAIM_H
+#define SARDINE_VMM_MONITOR_RECLAIM_H
+/*
+ * The monitor's part in reclaiming: keeps the VM within the quota that the
+ * manager wrote into the control area.
+ */
+#include <stdatomic.h>
+
+#include "vmm/vm.h"
+
+struct monitor_reclaim {
+	struct vm *vm;
+	struct control *control;
+	struct vm_work press, look; /* over the quota; a nudge came */
+	struct vm_work reap;	    /* pages are in the swap file */
+	_Atomic bool press_posted, look_posted, reap_posted;
+	uint64_t rnd, sampled_ns;
+	void (*give_up)(void);
+};
+
+/* Before confinement; p2m and control area are there. give_up ends the process
+ * (it does not return): called when bytes of the guest are lost. */
+void monitor_reclaim_init(struct monitor_reclaim *r, struct vm *vm,
+			  struct control *control, void (*give_up)(void));
+/* Any thread: the manager says that there is something to look at. */
+void monitor_reclaim_nudge(struct monitor_reclaim *r);
+#endif
