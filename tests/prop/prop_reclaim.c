@@ -194,9 +194,13 @@ static void shrink(struct rig *g, struct fake *v)
 {
 	uint64_t quota = control_get(&v->ctl->quota_bytes);
 
-	for (unsigned i = 0; i < 200 && p2m_resident(v->p) > quota; i++) {
+	/* After a failure nothing is written for a second. */
+	for (unsigned i = 0;
+	     i < (g->failing ? 100 : 3000) && p2m_resident(v->p) > quota; i++) {
 		p2m_shrink(v->p, quota, 4 * PAGES);
 		settle(v);
+		if (i > 100)
+			usleep(1000);
 	}
 	if (p2m_resident(v->p) <= quota)
 		return;
