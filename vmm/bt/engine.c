@@ -11,8 +11,9 @@
  * Why a guest cannot reach a byte of the monitor. Translated code has only
  * these kinds of memory access: (1) through the delta table: a table entry
  * leads into a window or into the void, whole slots with 512 GiB of nothing on
- * each side, and constant displacements are below 2 GiB; an index past the
- * table faults, as only its two ends are mapped. (2) RSP plus a constant: RSP
+ * each side, and what is added to the address that was looked up stays below
+ * 36 GiB (translate_facts.c); an index past the table faults, as only its two
+ * ends are mapped. (2) RSP plus a constant: RSP
  * is derived through the table, and moves without a touch only within one
  * unit (translate.c). (3) FS/GS base plus a constant: derived the same way.
  * (4) rT plus constants chosen by the translator. Code: a jump goes to a

@@ -10,12 +10,14 @@
  *
  * Memory. An operand [base + small disp] is looked up by the slot of base alone:
  * if the displacement leads out of the slot, it leads into the guard beside
- * the window, and the fault is then done slowly. With an index, the whole
- * address is computed first (an index may be anything). So:
+ * the window, and the fault is then done slowly. So:
  *
  *	shrx r10, base, rT ; mov r10, [rT + r10*8 + 25] ; op [base + r10 + disp]
  *
- * and a following access off the same unchanged base reuses r10.
+ * and a following access off a base that is known to be near reuses r10; an
+ * index that is known to be small does not count (translate_facts.c). With
+ * any other index, the whole address is computed first. Where a load waits for
+ * the one before (lists), the slot is guessed and compared (translate_mem.c).
  * [rsp + disp] and gs:[disp32], fs:[disp32] are IDENT.
  *
  * Exactness. Every sequence commits guest state last: whatever host

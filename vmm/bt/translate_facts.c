@@ -52,10 +52,11 @@ static int64_t step_of(const struct tu_insn *in)
 						: o->imm.value.s;
 		break;
 	case ZYDIS_MNEMONIC_LEA:
-		if (o->mem.index == ZYDIS_REGISTER_NONE &&
-		    o->mem.base != ZYDIS_REGISTER_NONE)
-			by = o->mem.disp.value < 0 ? -o->mem.disp.value
-						   : o->mem.disp.value;
+		if (o->mem.index != ZYDIS_REGISTER_NONE ||
+		    o->mem.base == ZYDIS_REGISTER_NONE)
+			return 0;
+		by = o->mem.disp.value < 0 ? -o->mem.disp.value
+					   : o->mem.disp.value;
 		if (!by)
 			by = 1; /* lea r, [r] */
 		break;

@@ -161,6 +161,98 @@ static void canonical_end(void)
 	}
 }
 
+SNIP(sums, "mov (%rbx),%r8\n"
+	   "lea (%rbx,%rax),%rdx\n"
+	   "mov (%rdx),%rcx\n"
+	   "mov (%rbx),%r9\n"
+	   "lea 8(%rbx,%rdi,8),%rdx\n"
+	   "mov -8(%rdx),%rsi\n"
+	   "mov (%rbx),%r9\n"
+	   "add %rax,%rbx\n"
+	   "mov (%rbx),%r10\n"
+	   "sub %rax,%rbx\n"
+	   "mov (%rbx),%r11\n"
+	   "xchg %rbx,%r12\n"
+	   "mov (%rbx),%r15\n");
+
+/* What adds a register may go anywhere. */
+static void large_steps(void)
+{
+	struct regs r;
+
+	part("sums");
+	for (unsigned n = 0; n < 3; n++) {
+		put(below, 0x1000);
+		put(above, 0x2000);
+		regs_kernel(&r, sums);
+		r.rbx = EDGE - PG;
+		r.rax = HIGH - r.rbx;
+		r.rdi = (TOP - PG - r.rbx) / 8;
+		r.r12 = HIGH + 8;
+		run_ok(&r);
+		CHECK_EQ(r.r8, 0x1000);
+		CHECK_EQ(r.rcx, 0x6000);
+		CHECK_EQ(r.rsi, 0x5000);
+		CHECK_EQ(r.r10, 0x6000);
+		CHECK_EQ(r.r11, 0x1000);
+		CHECK_EQ(r.r15, 0x6001);
+	}
+}
+
+#define LEAP(name, body)                                                      \
+	SNIP(name, "mov (%rbx),%r8\n" body #name "_at: mov (%rdx),%rcx\n"); \
+	extern char name##_at[]
+LEAP(leap_lea, "lea (%rbx,%rax),%rdx\n");
+LEAP(leap_lea8, "lea 16(%rbx,%rdi,8),%rdx\n");
+LEAP(leap_add, "mov %rbx,%rdx\nadd %rax,%rdx\n");
+LEAP(leap_xchg, "mov %rbx,%rdx\nxchg %rsi,%rdx\n");
+LEAP(leap_or, "mov %rbx,%rdx\nor %rsi,%rdx\nand %rsi,%rdx\n");
+LEAP(leap_pop, "mov %rbx,%rdx\npush %rsi\npop %rdx\n");
+LEAP(leap_cmov, "mov %rbx,%rdx\ncmp %edx,%edx\ncmove %rsi,%rdx\n");
+
+/* Slots where nothing is mapped, one after the other, reached from one where
+ * something is: whatever lies behind the wrong slot's window (other windows
+ * have a page at the same place) must not be seen. */
+static void strangers(void)
+{
+	static const struct {
+		char *code, *at;
+	} leap[] = {
+		{ leap_lea, leap_lea_at },   { leap_lea8, leap_lea8_at },
+		{ leap_add, leap_add_at },   { leap_xchg, leap_xchg_at },
+		{ leap_or, leap_or_at },     { leap_pop, leap_pop_at },
+		{ leap_cmov, leap_cmov_at },
+	};
+	u64 off = 0x12345000, sum = 0;
+	u8 *page = pages_alloc(1, PG);
+
+	part("strangers");
+	put(page, 0x7000);
+	for (u64 s = 20; s < 30; s++) {
+		map_page((s << 39) + off, page, KRW);
+		sum += *(volatile u64 *)((s << 39) + off);
+	}
+	CHECK_EQ(sum, 10 * 0x7000);
+	for (u64 s = 1; s < 256; s++)
+		for (unsigned k = 0; k < sizeof(leap) / sizeof(leap[0]); k++) {
+			struct regs r;
+			u64 to;
+
+			if (s >= 20 && s < 30)
+				continue;
+			regs_kernel(&r, leap[k].code);
+			r.rbx = (25ull << 39) + off;
+			to = (s << 39) + off;
+			r.rsi = to;
+			r.rax = to - r.rbx;
+			r.rdi = (s64)(r.rax - 16) / 8;
+			run(&r);
+			if (!expect_pf(&r, 0, leap[k].at, to))
+				return;
+			CHECK_EQ(r.r8, 0x7000);
+		}
+}
+
 #define WALK(name, p, n)                                                      \
 	SNIP(name, "stc\n"                                                    \
 		   "1: " #name "_at: mov 8(%" #p "),%" #p "\n"                 \
@@ -287,6 +379,8 @@ int main(void)
 	small_indexes();
 	into_a_hole();
 	canonical_end();
+	large_steps();
+	strangers();
 	lists();
 	side_exits();
 	return 0;
