@@ -8,6 +8,7 @@
 #   make bench-boot      CPU time from power-on to power-off, against QEMU TCG
 #   make bench-programs  the five programs, against native and QEMU TCG
 #   make bench-share     what sharing costs a page, and how long its runs are
+#   make bench-disk      disk I/O, against QEMU TCG with the same image
 #   make bench-density   host memory of one more VM, saved against the oracle
 
 RUNS ?= 5
@@ -36,9 +37,11 @@ $(BUILD)/bench/share: bench/share.c $(LIB)
 	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) $(LIBS)
 bench-share: $(BUILD)/bench/share
 	$<
+bench-disk: all guest
+	BUILD=$(BUILD) bench/bench_disk.sh -n $(RUNS)
 bench-density: all guest
 	BUILD=$(BUILD) bench/bench_density.sh
-.PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density
+.PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density bench-disk
 
 # The picture in the README, from a run on this machine.
 plot-density: all guest
