@@ -48,7 +48,8 @@ $(BUILD)/%.o: %.S
 
 # What runs with the guest's vector registers and FS base in place.
 $(addprefix $(BUILD)/vmm/bt/,fast.o tc.o ccf.o ibtc.o reloc.o): ALL_CFLAGS += \
-	-mgeneral-regs-only -fno-stack-protector
+	-mgeneral-regs-only -fno-stack-protector \
+	-fno-tree-loop-distribute-patterns
 
 # Unit and property tests: one program a file, linked with the library.
 UNIT_SRCS := $(wildcard tests/unit/*.c tests/prop/*.c)

@@ -99,6 +99,11 @@ struct reloc {
 #define TMPL_BITS 15
 #define RELOC_MAX 32
 enum { TMPL_SLOT = 1, TMPL_ANY };
+#define TMPL_COPIES 7
+struct tmpl {
+	uint32_t src;		    /* the newest unit translated */
+	uint32_t copy[TMPL_COPIES]; /* newest first; ids may be stale */
+};
 
 #define BT_STATS(X, S)                                                         \
 	X(S, translations, "translation units translated")                     \
@@ -175,7 +180,7 @@ struct bt {
 	struct ccf *ccf;
 	struct recov *recov;
 	struct reloc *reloc;
-	uint32_t *tmpl; /* newest unit by (PPN, offset, mode) (reloc.c) */
+	struct tmpl *tmpl; /* by (PPN, offset, mode) (reloc.c) */
 	uint32_t max_ccf, max_recov, max_reloc;
 	uint32_t *hash;
 	unsigned hash_bits;
@@ -313,7 +318,9 @@ const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);
  * template. 0: there is none; or (fast: the guest's vector registers are in
  * place) it takes more than fast.c may do. */
 void reloc_learn(struct bt *bt, uint32_t id);
-uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, bool fast);
+/* from: the unit that the jump comes from, or 0. */
+uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
+		    bool fast);
 
 /* ccf.c: books. */
 /* Would ccf_insert not make the table anew? */
@@ -326,6 +333,10 @@ void ccf_hash_trim(struct bt *bt);
  * of everything; empty the lists of its pages (when all CCFs go). */
 void ccf_insert(struct bt *bt, uint32_t id);
 void ccf_evict(struct bt *bt, uint32_t id);
+/* Out of everything but the lists of its pages, to be moved to another rip; and
+ * back in. */
+void ccf_unlink(struct bt *bt, uint32_t id);
+void ccf_relink(struct bt *bt, uint32_t id);
 void ccf_forget_pages(struct bt *bt, uint32_t id);
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);

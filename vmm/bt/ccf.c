@@ -281,7 +281,7 @@ void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned e)
 
 /* ---- the end ---- */
 
-static void ccf_kill(struct bt *bt, uint32_t id)
+void ccf_unlink(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
 	uint32_t *p = hash_bucket(bt, c->rip, c->ppn, c->mode);
@@ -293,6 +293,18 @@ static void ccf_kill(struct bt *bt, uint32_t id)
 	for (unsigned e = 0; e < CCF_EXITS; e++)
 		unlink_exit(bt, id, e);
 	ibtc_clear(bt, id);
+}
+
+void ccf_relink(struct bt *bt, uint32_t id)
+{
+	hash_add(bt, id);
+}
+
+static void ccf_kill(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+
+	ccf_unlink(bt, id);
 	bt->stats.exits -= n_exits(c);
 	bt->stats.units_live--;
 	c->flags |= CCF_DEAD;

@@ -361,7 +361,7 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 	static _Thread_local struct tu tu;
 	uint32_t id;
 
-	id = reloc_copy(bt, rip, ppn, false);
+	id = reloc_copy(bt, rip, ppn, bt->pend_from, false);
 	if (id)
 		return id;
 	if (tu_decode(bt, rip, ppn, &tu))

@@ -35,7 +35,7 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 		return 0;
 	id = tc_lookup(bt, rip, ppn, bt->mode);
 	if (!id)
-		id = reloc_copy(bt, rip, ppn, true);
+		id = reloc_copy(bt, rip, ppn, from, true);
 	if (!id)
 		return 0;
 	bt->stats.fast_exits++;

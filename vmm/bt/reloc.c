@@ -26,8 +26,10 @@
  * comparison; a copy begins with all of them unchained. The recovery table is
  * relative to the unit and shared.
  *
- * Data: a direct-mapped table of the newest unit for (PPN, offset, mode); what
- * is pushed out is translated again. An entry may name a unit that has been
+ * Data: a direct-mapped table of the newest unit for (PPN, offset, mode), and of
+ * its newest copies; what is pushed out is translated again. When there are
+ * TMPL_COPIES, the oldest is moved to the new address in its place, so that
+ * processes that come and go do not fill the TC. An entry may name a unit that has been
  * evicted since: it is looked at before it is believed. Fields lie in the part
  * of their array that belongs to the unit's region of the TC, and go with it.
  *
@@ -231,14 +233,14 @@ static bool is_same(const struct bt *bt, uint32_t id, uint64_t rip,
 void reloc_learn(struct bt *bt, uint32_t id)
 {
 	struct ccf *b = &bt->ccf[id];
-	uint32_t *t = &bt->tmpl[slot_index(bt, b->rip, b->ppn, b->mode)];
+	struct tmpl *t = &bt->tmpl[slot_index(bt, b->rip, b->ppn, b->mode)];
 
 	if (!(b->mode & MODE_USER) || (b->flags & (CCF_STRADDLE | CCF_OWN)) ||
 	    bt->lockstep)
 		return;
-	if (is_same(bt, *t, b->rip, b->ppn, b->mode))
-		compare(bt, &bt->ccf[*t], b);
-	*t = id;
+	if (is_same(bt, t->src, b->rip, b->ppn, b->mode))
+		compare(bt, &bt->ccf[t->src], b);
+	t->src = id;
 }
 
 static void copy_code(struct bt *bt, const struct ccf *from, struct ccf *to)
@@ -266,29 +268,32 @@ static void copy_code(struct bt *bt, const struct ccf *from, struct ccf *to)
 	put(d + to->miss, 4, TC_MISS_STUB - (to->host + to->miss + 4));
 }
 
-uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, bool fast)
+/* The oldest copy, if all are in use, taken out of the books; else 0. */
+static uint32_t recycle(struct bt *bt, struct tmpl *t, const struct ccf *a,
+			uint32_t from)
 {
-	uint32_t *t = &bt->tmpl[slot_index(bt, rip, ppn, bt->mode)];
-	uint32_t src = *t, id, host, recov;
-	const struct ccf *a = &bt->ccf[src];
-	struct ccf *c;
+	uint32_t id = t->copy[TMPL_COPIES - 1];
 
-	if (!is_same(bt, src, rip, ppn, bt->mode) || !a->tmpl ||
-	    near_border(rip) ||
-	    (a->tmpl == TMPL_SLOT && slot_of(a->rip) != slot_of(rip)))
+	if (id == from || id == t->src ||
+	    !is_same(bt, id, a->rip, a->ppn, a->mode) ||
+	    bt->ccf[id].host_len != a->host_len ||
+	    bt->ccf[id].n_recov != a->n_recov)
 		return 0;
-	if (fast && !(tc_has_room(bt) && ccf_hash_has_room(bt)))
-		return 0;
-	id = tc_place(bt);
-	if (!is_same(bt, src, rip, ppn, bt->mode))
-		return 0; /* evicted to make room */
-	c = &bt->ccf[id];
-	host = c->host;
-	recov = c->recov;
+	ccf_unlink(bt, id);
+	return id;
+}
+
+/* c, whose place is known, becomes a copy of a. */
+static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
+		   uint64_t rip)
+{
+	struct ccf old = *c;
+
 	*c = *a;
 	c->rip = rip;
-	c->host = host;
-	c->recov = recov;
+	c->host = old.host;
+	c->recov = old.recov;
+	c->next_page = old.next_page;
 	c->flags = 0;
 	c->incoming = c->ibtc_next = 0;
 	c->in_ibtc = false;
@@ -296,9 +301,37 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, bool fast)
 	for (unsigned i = 0; i < ARRAY_SIZE(c->exit); i++)
 		c->exit[i].to = c->exit[i].next_in = 0;
 	for (unsigned i = 0; i < c->n_recov; i++)
-		bt->recov[recov + i] = bt->recov[a->recov + i];
+		bt->recov[c->recov + i] = bt->recov[a->recov + i];
 	copy_code(bt, a, c);
-	tc_commit(bt, id);
+}
+
+uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
+		    bool fast)
+{
+	struct tmpl *t = &bt->tmpl[slot_index(bt, rip, ppn, bt->mode)];
+	const struct ccf *a = &bt->ccf[t->src];
+	uint32_t id;
+
+	if (!is_same(bt, t->src, rip, ppn, bt->mode) || !a->tmpl ||
+	    near_border(rip) ||
+	    (a->tmpl == TMPL_SLOT && slot_of(a->rip) != slot_of(rip)))
+		return 0;
+	id = recycle(bt, t, a, from);
+	if (id) {
+		become(bt, &bt->ccf[id], a, rip);
+		ccf_relink(bt, id);
+	} else {
+		if (fast && !(tc_has_room(bt) && ccf_hash_has_room(bt)))
+			return 0;
+		id = tc_place(bt);
+		if (!is_same(bt, t->src, rip, ppn, bt->mode))
+			return 0; /* evicted to make room */
+		become(bt, &bt->ccf[id], a, rip);
+		tc_commit(bt, id);
+	}
+	for (unsigned i = TMPL_COPIES - 1; i; i--)
+		t->copy[i] = t->copy[i - 1];
+	t->copy[0] = id;
 	bt->stats.copies++;
 	return id;
 }
