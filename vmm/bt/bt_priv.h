@@ -223,6 +223,11 @@ struct bt {
 	} uexec[UEXEC_MAX];
 	uint16_t uexec_hash[UEXEC_HASH]; /* index + 1; 0: free */
 	unsigned n_uexec;
+	uint64_t uexec_gen; /* changes with the set */
+	/* Address spaces (shadow_space_epoch) that were seen to have that set. */
+	struct {
+		uint64_t epoch, gen;
+	} uexec_ok[8];
 	bool kern_loose; /* view 0 has code that a CR3 write may change */
 	bool started;
 	uint32_t pend_from; /* exit to chain to the next unit, or 0 */

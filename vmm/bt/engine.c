@@ -74,14 +74,23 @@ static void exec_clear_seen(struct bt *bt, unsigned half)
  * IBTC was filled from? After a fork, say, it has. */
 static bool user_code_same(struct bt *bt)
 {
+	uint64_t epoch = shadow_space_epoch(bt->sh);
+	unsigned k = epoch % ARRAY_SIZE(bt->uexec_ok);
 	struct walk w;
 
+	/* Between the two nothing was flushed, or the epoch would be another:
+	 * what held then may be used still. */
+	if (epoch && bt->uexec_ok[k].epoch == epoch &&
+	    bt->uexec_ok[k].gen == bt->uexec_gen)
+		return true;
 	for (unsigned i = 0; i < bt->n_uexec; i++)
 		if (mmu_walk(bt->v, bt->uexec[i].vpage << PAGE_SHIFT,
 			     WALK_PROBE, &w) ||
 		    !w.user || w.nx || !w.accessed ||
 		    gpa_to_ppn(w.gpa).n != bt->uexec[i].ppn)
 			return false;
+	bt->uexec_ok[k].epoch = epoch;
+	bt->uexec_ok[k].gen = bt->uexec_gen;
 	return true;
 }
 

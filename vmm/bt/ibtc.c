@@ -127,9 +127,13 @@ static void clear_slot(struct bt *bt, unsigned v, unsigned slot)
 
 static void uexec_reset(struct bt *bt)
 {
-	if (bt->n_uexec)
-		memset(bt->uexec_hash, 0, sizeof(bt->uexec_hash));
+	uint64_t *p = (uint64_t *)bt->uexec_hash;
+
+	/* By hand: libc's memset would use the guest's vector registers. */
+	for (unsigned i = 0; bt->n_uexec && i < sizeof(bt->uexec_hash) / 8; i++)
+		p[i] = 0;
 	bt->n_uexec = 0;
+	bt->uexec_gen++;
 }
 
 /* Where vpage is in the hash, or belongs. It is never more than half full. */
@@ -158,6 +162,7 @@ static void uexec_add(struct bt *bt, uint64_t vpage, uint32_t ppn)
 	bt->uexec[bt->n_uexec].vpage = vpage;
 	bt->uexec[bt->n_uexec++].ppn = ppn;
 	*slot = bt->n_uexec;
+	bt->uexec_gen++;
 }
 
 static void note_pages(struct bt *bt, const struct ccf *c)

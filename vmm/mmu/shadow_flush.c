@@ -34,9 +34,35 @@ static bool window_dead(struct shadow *s, int wi)
 	return true;
 }
 
+/* Pages [lo, hi) of a window that are to go: neighbours go in one call. */
+struct doomed {
+	uint32_t lo, hi;
+};
+
+static void doomed_unmap(struct shadow *s, int wi, struct doomed *d)
+{
+	if (d->lo != d->hi)
+		range_unmap(s, wi, d->lo, d->hi - d->lo);
+	d->lo = d->hi = 0;
+}
+
+static void doomed_add(struct shadow *s, int wi, struct doomed *d, uint32_t vpn)
+{
+	if (d->lo != d->hi && vpn + 1 == d->lo) {
+		d->lo = vpn;
+	} else if (d->lo != d->hi && vpn == d->hi) {
+		d->hi++;
+	} else {
+		doomed_unmap(s, wi, d);
+		d->lo = vpn;
+		d->hi = vpn + 1;
+	}
+}
+
 static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 {
 	uint32_t i = s->win[wi].head, next;
+	struct doomed d = {0, 0};
 
 	if (!loose_only && s->win[wi].n > 1 && window_dead(s, wi)) {
 		window_clear(s, wi);
@@ -48,7 +74,8 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 			continue;
 		switch (node_judge(s, &s->node[i])) {
 		case NODE_GONE:
-			node_unmap(s, i);
+			doomed_add(s, wi, &d, s->node[i].vpn);
+			node_del(s, i);
 			break;
 		case NODE_READ_ONLY:
 			node_set_readonly(s, i);
@@ -57,6 +84,7 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 			break;
 		}
 	}
+	doomed_unmap(s, wi, &d);
 }
 
 static void kernel_revalidate(struct shadow *s, bool loose_only)

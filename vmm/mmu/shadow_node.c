@@ -75,17 +75,25 @@ void node_del(struct shadow *s, uint32_t i)
 	s->free_node = i;
 }
 
-void node_unmap(struct shadow *s, uint32_t i)
+void range_unmap(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n)
 {
+	uint64_t base = s->win[win].hbase;
+
 	/* It may split a VMA, and there may be no VMA left. The whole window
 	 * needs none; the nodes of its other pages go at the next fill. */
-	if (munmap(node_hva(s, &s->node[i]), PAGE_SIZE)) {
-		munmap((void *)s->win[s->node[i].win].hbase, SLOT_SIZE);
+	if (munmap((void *)(base + ((uint64_t)vpn << PAGE_SHIFT)),
+		   (size_t)n << PAGE_SHIFT)) {
+		munmap((void *)base, SLOT_SIZE);
 		s->vmas = s->vma_limit;
 	}
-	node_del(s, i);
 	s->vmas++;
-	s->st.unmaps++;
+	s->st.unmaps += n;
+}
+
+void node_unmap(struct shadow *s, uint32_t i)
+{
+	range_unmap(s, s->node[i].win, s->node[i].vpn, 1);
+	node_del(s, i);
 }
 
 void node_set_readonly(struct shadow *s, uint32_t i)

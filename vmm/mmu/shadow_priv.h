@@ -115,6 +115,8 @@ void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
 /* Takes it out of the books; the mapping is the caller's affair. */
 void node_del(struct shadow *s, uint32_t i);
 void node_unmap(struct shadow *s, uint32_t i);
+/* The mapping of n pages alone: their nodes are gone or go. */
+void range_unmap(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n);
 enum node_state {
 	NODE_GONE,
 	NODE_SAME,
