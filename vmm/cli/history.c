@@ -50,12 +50,17 @@ int history_add(struct history *h, double time, struct report *r)
 	if (h->n > 4 && (h->n >= HISTORY_SAMPLES ||
 			 h->vm_samples + r->n_vms > HISTORY_VM_SAMPLES))
 		drop_half(h);
-	more = realloc(h->s, (h->n + 1) * sizeof(*more));
-	if (!more) {
-		report_free(r);
-		return -ENOMEM;
+	if (h->n == h->room) {
+		size_t room = h->room ? 2 * h->room : 64;
+
+		more = realloc(h->s, room * sizeof(*more));
+		if (!more) {
+			report_free(r);
+			return -ENOMEM;
+		}
+		h->s = more;
+		h->room = room;
 	}
-	h->s = more;
 	if (h->n && time < h->s[h->n - 1].time)
 		time = h->s[h->n - 1].time;
 	h->s[h->n].time = time;

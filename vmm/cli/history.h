@@ -24,7 +24,7 @@ struct history_event {
 };
 struct history {
 	struct history_sample *s;
-	size_t n, vm_samples;
+	size_t n, room, vm_samples;
 	struct history_event *events;
 	size_t n_events;
 };
