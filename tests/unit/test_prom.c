@@ -45,6 +45,9 @@ static void fill(struct report *r, size_t n)
 	snprintf(r->refused[0].name, REPORT_NAME, "changed");
 	snprintf(r->refused[1].name, REPORT_NAME, "busy");
 	r->refused[1].count = 5;
+	r->n_evict = 1;
+	snprintf(r->evict[0].name, REPORT_NAME, "compressed");
+	r->evict[0].count = 6;
 }
 
 static void expect_good(const char *text)
@@ -80,6 +83,9 @@ static void the_format_is_right(void **state)
 	assert_non_null(
 		strstr(text, "\nsardine_sharing_merged_pages_total 99"));
 	assert_non_null(strstr(text, "{reason=\"busy\"} 5\n"));
+	assert_non_null(strstr(
+		text,
+		"\nsardine_reclaim_pages_total{result=\"compressed\"} 6\n"));
 	assert_non_null(strstr(
 		text, "\nsardine_vm_state{vm=\"vm0\",state=\"running\"} 1\n"));
 	free(text);

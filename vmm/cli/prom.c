@@ -122,18 +122,17 @@ static void write_section(const struct report_section *s,
 	}
 }
 
-static void write_refused(const struct report *r, FILE *f)
+/* Counters that have a name each, as one family with a label. */
+static void write_counts(const struct report_count *c, size_t n,
+			 const char *name, const char *label, const char *help,
+			 FILE *f)
 {
-	static const char name[] = "sardine_sharing_refused_total";
-
-	if (!r->n_refused)
-		return;
-	tell(f, name, "proposals that a monitor did not commit, by reason",
-	     "counter");
-	for (size_t i = 0; i < r->n_refused; i++) {
-		fprintf(f, "%s{reason=\"", name);
-		prom_write_label(f, r->refused[i].name);
-		fprintf(f, "\"} %" PRIu64 "\n", r->refused[i].count);
+	if (n)
+		tell(f, name, help, "counter");
+	for (size_t i = 0; i < n; i++) {
+		fprintf(f, "%s{%s=\"", name, label);
+		prom_write_label(f, c[i].name);
+		fprintf(f, "\"} %" PRIu64 "\n", c[i].count);
 	}
 }
 
@@ -142,5 +141,12 @@ void prom_write(const struct report *r, FILE *f)
 	write_section(&report_host, r, f);
 	write_section(&report_vm_section, r, f);
 	write_section(&report_sharing, r, f);
-	write_refused(r, f);
+	write_counts(r->refused, r->n_refused, "sardine_sharing_refused_total",
+		     "reason",
+		     "proposals that a monitor did not commit, by reason", f);
+	write_counts(r->evict, r->n_evict, "sardine_reclaim_pages_total",
+		     "result",
+		     "pages that the reclaimers looked at, by what became of "
+		     "them",
+		     f);
 }
