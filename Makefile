@@ -63,13 +63,15 @@ units: $(UNITS)
 -include tests/tests.mk tests/guest/guest.mk \
 	tests/guest/cases.mk bench/bench.mk
 
-# Debian packages. DEPS: to build and to make the guest; DEPS_TEST: besides.
+# Debian packages. DEPS: to build and to make the guest; DEPS_TEST: besides,
+# for the tests; DEPS_BENCH: for make bench.
 DEPS := gcc libc6-dev binutils libzydis-dev libzycore-dev libxxhash-dev liblz4-dev \
 	libjemalloc-dev libnuma-dev libjansson-dev libpopt-dev libseccomp-dev \
 	libmicrohttpd-dev libncurses-dev liburing-dev \
 	busybox-static cpio gzip xz-utils ca-certificates $(GUEST_DEPS)
 DEPS_TEST := libcmocka-dev qemu-system-x86 clang-format jq procps \
 	bsdutils curl e2fsprogs libxml2-utils $(GUEST_DEPS_TEST)
+DEPS_BENCH := qemu-system-x86 mmdebstrap openssl
 deps:
 	@tests/deps.sh $(DEPS)
 deps-test:

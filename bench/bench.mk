@@ -14,7 +14,6 @@
 RUNS ?= 5
 QRUNS ?= 1
 PROGRAMS ?= all
-DEPS_BENCH := qemu-system-x86 mmdebstrap openssl $(GUEST_DEPS_TEST)
 bench:
 	@tests/deps.sh $(DEPS) $(DEPS_BENCH)
 	$(MAKE) --no-print-directory -j$(JOBS) all guest

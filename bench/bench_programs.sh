@@ -9,11 +9,13 @@
 # RUNS (3) rounds; in each, for each program, natively, under Sardine and (in
 # the first QRUNS (RUNS) rounds) under QEMU, one right after the other, a guest
 # booted for each. -p: a list of programs and groups: five, micro, real, all
-# (all). -s: without QEMU. -A: natively without AVX-512, too. -c: do not
-# check the guests' clocks. Seconds are
-# medians; a ratio is the median of the rounds' ratios, which holds when the
-# machine's speed drifts; low and high are the least and largest of them. LIMIT
-# (180) seconds for a run.
+# (all). -s: without QEMU. -A: natively without AVX-512, too. -c: do not check
+# the guests' clocks. LIMIT (180) seconds for a run.
+#
+# Seconds are medians; a ratio is the median of the rounds' ratios, which holds
+# when the machine's speed drifts; low and high are the least and largest of
+# them. Native is the whole CPU: where it has AVX-512, which guests do not see,
+# -A tells what that is worth.
 #
 # Status 0: every result is the native one, each program is within its floor
 # against native and faster than under QEMU, and guests' clocks keep time; 1
@@ -127,6 +129,8 @@ case " ${who[*]} " in
 	done
 	grep -qw avx512f /proc/cpuinfo ||
 		echo "(this CPU has no AVX-512: only noise)" ;;
+*) grep -qw avx512f /proc/cpuinfo &&
+	echo "native programs may use AVX-512, guests cannot (-A tells)" ;;
 esac
 awk -v b="$BUSY" '$5 < b && $5 > 0 {n++} END { if (n)
 	printf "%d of %d figures come from disturbed runs\n", n, NR }' "$RECORDS"

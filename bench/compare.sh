@@ -37,6 +37,7 @@ rev=$(git rev-parse --verify -q "$1^{commit}") || die "no revision $1"
 tree=$(realpath -m "$BUILD/base/$rev")
 if [ ! -x "$tree/build/sardine" ]; then
 	mkdir -p "${tree%/*}"
+	git worktree prune # of those that were deleted by hand
 	[ -d "$tree" ] || git worktree add -q --detach "$tree" "$rev" ||
 		die "cannot check out $rev"
 	make -C "$tree" BUILD=build -j"$(nproc)" all >"$work/build" 2>&1 ||

@@ -64,7 +64,8 @@ memory_of() # PROGRAM: MiB
 # sardine_of[WHO].
 declare -A sardine_of=([sardine]=$SARDINE)
 no512=GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ
-no512="$no512 OPENSSL_ia32cap=:~0xc0050c6ad0230000"
+# Leaf 7: F DQ IFMA PF ER CD BW VL, VBMI VBMI2 VNNI BITALG VPOPCNTDQ.
+no512="$no512 OPENSSL_ia32cap=:~0x5842dc230000"
 command_of()
 {
 	local INITRD=$INITRD append="console=ttyS0 quiet sardine.bench=$2"
