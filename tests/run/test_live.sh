@@ -55,7 +55,7 @@ on_tty term nothing "timeout --foreground -s TERM 2 $top" &
 jobs="$jobs $!"
 on_tty int nothing "timeout --foreground -s INT 2 $top" &
 jobs="$jobs $!"
-ctrl_c() { seen "$1" vm1; printf '\003'; sleep 1; }
+ctrl_c() { seen "$1" "${until:-vm1}"; printf '\003'; sleep 1; }
 on_tty ctrlc ctrl_c "$top" &
 jobs="$jobs $!"
 narrow() { seen narrow sardine; printf '<<<<'; sleep 0.3; printf '\033[B\033[B'; sleep 0.3; printf q; sleep 1; }
@@ -70,7 +70,7 @@ pack="$SARDINE pack -n 2 --kernel $TINY --mem 32M --append i"
 keys2() { seen pack vm1; printf '>>r'; sleep 0.3; printf 'q'; }
 on_tty pack keys2 "$pack --socket $SOCK.1 --for 4" &
 jobs="$jobs $!"
-on_tty packint ctrl_c "$pack --socket $SOCK.2" &
+until='vm1: userland' on_tty packint ctrl_c "$pack --socket $SOCK.2" &
 jobs="$jobs $!"
 term=nonsense on_tty packlines nothing "$pack --socket $SOCK.3 --for 2" &
 jobs="$jobs $!"
