@@ -121,12 +121,15 @@ struct control {
 	uint64_t noted_pages;	    /* bits set in changed */
 	uint64_t shared_runs;	    /* maximal runs of shared pages whose frames
 				    follow one another */
+	uint64_t large_regions;	    /* 2 MiB of guest memory on one host page */
 	/* Monitor (p2m): events ever. */
-	uint64_t merged;      /* pages committed to a pool frame */
-	uint64_t zero_merged; /* pages committed to zero */
-	uint64_t broken;      /* shared pages copied back on a write */
-	uint64_t zero_broken; /* zero pages written (untouched included) */
-	uint64_t protected_;  /* pages collected */
+	uint64_t large_promoted; /* regions that became so */
+	uint64_t large_demoted;	 /* and that a page left, to be shared say */
+	uint64_t merged;	 /* pages committed to a pool frame */
+	uint64_t zero_merged;	 /* pages committed to zero */
+	uint64_t broken;	 /* shared pages copied back on a write */
+	uint64_t zero_broken;	 /* zero pages written (untouched included) */
+	uint64_t protected_;	 /* pages collected */
 	uint64_t collect_rounds;
 	uint64_t released_seq;	/* counts bits ever set in released */
 	uint64_t collected_seq; /* counts bits ever set in collected */

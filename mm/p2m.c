@@ -112,12 +112,19 @@ static void *map_rw(void *at, uint64_t bytes, int fd, uint64_t off)
 /* The memfd as one range of addresses, with nothing behind [low, 4 GiB). */
 static int map_ram(struct p2m *p)
 {
-	uint64_t bytes = p->max_ppn << PAGE_SHIFT;
-	uint8_t *m = mmap(NULL, bytes, PROT_NONE,
+	uint64_t bytes = p->max_ppn << PAGE_SHIFT, lead;
+	uint8_t *m = mmap(NULL, bytes + LARGE_PAGE_SIZE, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (m == MAP_FAILED)
 		return -errno;
+	/* Address and offset agree modulo 2 MiB, as large pages want it. */
+	lead = -(uintptr_t)m & (LARGE_PAGE_SIZE - 1);
+	if (lead)
+		munmap(m, lead);
+	m += lead;
+	if (lead < LARGE_PAGE_SIZE)
+		munmap(m + bytes, LARGE_PAGE_SIZE - lead);
 	p->base = m;
 	if (map_rw(m, p->low_pages << PAGE_SHIFT, p->memfd, 0) == MAP_FAILED)
 		return -errno;
@@ -198,6 +205,9 @@ static int create_parts(struct p2m *p, const struct p2m_config *cfg)
 		p->ent = NULL;
 		return -errno;
 	}
+	r = p2m_region_init(p);
+	if (r)
+		return r;
 	r = cfg->pool_fd >= 0 ? map_pool(p, cfg->pool_fd) : 0;
 	if (!r)
 		r = p2m_reclaim_init(p, cfg);
@@ -248,6 +258,8 @@ void p2m_destroy(struct p2m *p)
 		munmap(p->base, p->max_ppn << PAGE_SHIFT);
 	if (p->ent)
 		munmap(p->ent, p->ent_bytes);
+	if (p->region)
+		munmap(p->region, p->region_bytes);
 	if (p->pool)
 		munmap((void *)p->pool, p->pool_bytes);
 	if (p->own_ctl_bytes && p->ctl)
@@ -321,6 +333,7 @@ int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 	if (!p2m_is_ram(p, ppn))
 		return -ENXIO;
 	p2m_touch(p, ppn);
+	p2m_region_of(p, ppn)->touched = 1;
 	e = p->ent[ppn.n];
 	b->writable = ent_writable(e);
 	b->run = 1;
@@ -377,6 +390,7 @@ void p2m_set_ent(struct p2m *p, ppn_t ppn, uint32_t e)
 	p->runs += run_starts(p, ppn.n) + run_starts(p, ppn.n + 1);
 	p->count[ent_state(old)]--;
 	p->count[ent_state(e)]++;
+	p2m_region_change(p, ppn, old, e);
 	if (ent_state(old) == P2M_ZERO)
 		control_add(&p->ctl->zero_merged_pages,
 			    -(uint64_t)ent_payload(old));
@@ -401,7 +415,7 @@ static void note(struct p2m *p, ppn_t ppn)
 	control_add(&p->ctl->noted_pages, 1);
 }
 
-static void zero_to_private(struct p2m *p, ppn_t ppn)
+void p2m_zero_to_private(struct p2m *p, ppn_t ppn)
 {
 	uint32_t e = p->ent[ppn.n];
 
@@ -447,7 +461,7 @@ static int prepare(struct p2m *p, ppn_t ppn)
 	case P2M_PRIVATE:
 		break;
 	case P2M_ZERO:
-		zero_to_private(p, ppn);
+		p2m_zero_to_private(p, ppn);
 		break;
 	case P2M_SHARED:
 		r = break_shared(p, ppn);
@@ -571,6 +585,7 @@ void p2m_set_code(struct p2m *p, ppn_t ppn, bool code)
 	if (code && !(e & ENT_CODE))
 		p->gen++;
 	p->ent[ppn.n] = code ? e | ENT_CODE : e & ~ENT_CODE;
+	p2m_region_change(p, ppn, e, p->ent[ppn.n]);
 }
 
 bool p2m_is_code(const struct p2m *p, ppn_t ppn)

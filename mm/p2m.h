@@ -43,6 +43,9 @@ struct p2m_listener_ops {
 	/* A page marked by p2m_set_code() is about to be written by the
 	 * monitor (device, interpreter) at [off, off+len). */
 	void (*code_written)(void *ctx, ppn_t ppn, unsigned off, unsigned len);
+	/* drop and protect for pages ppn..ppn+n-1; may be NULL. */
+	void (*drop_range)(void *ctx, ppn_t ppn, uint64_t n);
+	void (*protect_range)(void *ctx, ppn_t ppn, uint64_t n);
 };
 
 struct p2m;

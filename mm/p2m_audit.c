@@ -15,7 +15,7 @@
 struct recount {
 	const struct p2m *p;
 	uint64_t state[P2M_NR_STATES];
-	uint64_t noted, zero_merged, runs, bad;
+	uint64_t noted, zero_merged, runs, bad, large;
 };
 
 static void differ(struct recount *rc, const char *what, uint64_t is,
@@ -82,6 +82,45 @@ static void check_hole(struct recount *rc)
 			bad_page(rc, n, "not RAM, but in use");
 }
 
+static void check_region(struct recount *rc, uint64_t r)
+{
+	const struct p2m_region *g = &rc->p->region[r];
+	uint64_t priv = 0, away = 0, code = 0;
+
+	for (uint64_t n = r * P2M_REGION_PAGES;
+	     n < (r + 1) * P2M_REGION_PAGES && n < rc->p->max_ppn; n++) {
+		uint32_t e = rc->p->ent[n];
+
+		priv += ent_state(e) == P2M_PRIVATE;
+		away += ent_state(e) != P2M_PRIVATE && ent_state(e) != P2M_ZERO;
+		code += !!(e & ENT_CODE);
+	}
+	differ(rc, "private pages of a region", g->priv, priv);
+	differ(rc, "pages away of a region", g->away, away);
+	differ(rc, "code pages of a region", g->code, code);
+	if (g->large)
+		differ(rc, "private pages of a large region", priv,
+		       P2M_REGION_PAGES);
+	rc->large += g->large;
+}
+
+static void check_regions(struct recount *rc)
+{
+	const struct p2m *p = rc->p;
+
+	for (uint64_t r = 0; r * P2M_REGION_PAGES < p->max_ppn; r++) {
+		uint64_t first = r * P2M_REGION_PAGES;
+
+		/* [low, 4 GiB) has no books */
+		if (first >= p->low_pages &&
+		    first + P2M_REGION_PAGES <= HIGH_PPN)
+			continue;
+		check_region(rc, r);
+	}
+	differ(rc, "large regions", p->n_large, rc->large);
+	differ(rc, "large_regions shown", p->ctl->large_regions, rc->large);
+}
+
 /* Only PRIVATE pages may have blocks. */
 static void check_blocks(struct recount *rc)
 {
@@ -132,6 +171,7 @@ int p2m_audit(struct p2m *p)
 	for (uint64_t n = HIGH_PPN; n < HIGH_PPN + p->high_pages; n++)
 		count_page(&rc, n);
 	check_hole(&rc);
+	check_regions(&rc);
 	for (int s = 0; s < P2M_NR_STATES; s++)
 		differ(&rc, p2m_state_names[s], p->count[s], rc.state[s]);
 	differ(&rc, "runs", p->runs, rc.runs);

@@ -17,6 +17,7 @@
  */
 #include "mm/control.h"
 #include "mm/p2m.h"
+#include "mm/p2m_large.h"
 
 #define ENT_STATE_MASK 7u
 #define ENT_CODE       8u
@@ -28,6 +29,15 @@
 
 struct store;
 struct swap;
+/* What p2m_large.c keeps of each 2 MiB of guest memory. */
+struct p2m_region {
+	uint16_t priv, away; /* pages PRIVATE; neither PRIVATE nor ZERO */
+	uint16_t code;	     /* pages marked code */
+	uint8_t large;	     /* one host page of 2 MiB, as far as we know */
+	uint8_t was_large;   /* its blocks may still be parts of one */
+	uint8_t touched, hinted;
+};
+
 struct p2m {
 	/* What the fast paths use. */
 	uint8_t *base; /* the memfd, natural offsets */
@@ -43,12 +53,15 @@ struct p2m {
 	uint64_t *changed, *collected, *released;
 	uint64_t count[P2M_NR_STATES];
 	uint64_t runs, max_runs;
+	struct p2m_region *region;
+	uint64_t n_large;    /* regions with large set */
+	bool hints;	     /* some region has hinted set */
 	uint64_t collect_at; /* where the next collect begins */
 	uint16_t tick;	     /* of the last collect: its clock, coarse */
 
 	int memfd, pool_fd, zero_fd;
 	uint64_t ram_bytes;
-	size_t ent_bytes, own_ctl_bytes, pool_bytes;
+	size_t ent_bytes, region_bytes, own_ctl_bytes, pool_bytes;
 
 	/* p2m_reclaim.c */
 	uint64_t *idle; /* unmapped, and nobody has touched it since */
@@ -165,6 +178,34 @@ static inline void p2m_call_drop(struct p2m *p, ppn_t ppn)
 	if (p->ops && p->ops->drop)
 		p->ops->drop(p->ctx, ppn);
 }
+/* As p2m_call_drop and _protect, for n pages; a listener may lack the range
+ * form. */
+static inline void p2m_call_drop_range(struct p2m *p, ppn_t ppn, uint64_t n)
+{
+	if (p->ops && p->ops->drop_range)
+		p->ops->drop_range(p->ctx, ppn, n);
+	else if (p->ops && p->ops->drop)
+		for (uint64_t i = 0; i < n; i++)
+			p->ops->drop(p->ctx, (ppn_t){ppn.n + i});
+}
+static inline void p2m_call_protect_range(struct p2m *p, ppn_t ppn, uint64_t n)
+{
+	if (p->ops && p->ops->protect_range)
+		p->ops->protect_range(p->ctx, ppn, n);
+	else if (p->ops && p->ops->protect)
+		for (uint64_t i = 0; i < n; i++)
+			p->ops->protect(p->ctx, (ppn_t){ppn.n + i});
+}
+static inline struct p2m_region *p2m_region_of(const struct p2m *p, ppn_t ppn)
+{
+	return &p->region[ppn.n / P2M_REGION_PAGES];
+}
+/* p2m_large.c's books: an entry of a RAM page changes. */
+void p2m_region_change(struct p2m *p, ppn_t ppn, uint32_t old, uint32_t e);
+int p2m_region_init(struct p2m *p);
+/* Make one ZERO page PRIVATE (not noted). */
+void p2m_zero_to_private(struct p2m *p, ppn_t ppn);
+
 static inline void p2m_call_protect(struct p2m *p, ppn_t ppn)
 {
 	if (p->ops && p->ops->protect)

@@ -368,6 +368,11 @@ static uint64_t give_up(struct p2m *p, ppn_t ppn, uint64_t n, enum p2m_state to)
 {
 	uint64_t taken = 0, start = 0, run = 0;
 
+	/* Mappings of many pages go in a few calls. */
+	if (n > 1 && ppn.n < p->max_ppn)
+		p2m_call_drop_range(
+			p, ppn,
+			n < p->max_ppn - ppn.n ? n : p->max_ppn - ppn.n);
 	for (uint64_t i = 0; i < n && ppn.n + i < p->max_ppn; i++) {
 		ppn_t q = {ppn.n + i};
 

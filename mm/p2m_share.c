@@ -34,11 +34,11 @@ static bool rested(const struct p2m *p, uint32_t e)
 	return age >= REST << PRIV_HEAT(ent_payload(e));
 }
 
-static void collect_page(struct p2m *p, ppn_t ppn)
+/* The engine's mappings are read-only already. */
+static void collect_ent(struct p2m *p, ppn_t ppn)
 {
 	uint32_t e = p->ent[ppn.n], heat = PRIV_HEAT(ent_payload(e));
 
-	p2m_call_protect(p, ppn);
 	if (heat < HEAT_MAX)
 		heat++;
 	p->ent[ppn.n] = ent_make(P2M_PRIVATE, e & (ENT_CODE | ENT_NOTED),
@@ -47,18 +47,42 @@ static void collect_page(struct p2m *p, ppn_t ppn)
 	bit_set(p->collected, ppn.n);
 }
 
+/* A large region is collected as a whole: one call protects it, and one fault
+ * of its guest makes all of it writable again. */
+static uint32_t collect_region(struct p2m *p, uint64_t w)
+{
+	uint32_t taken = 0;
+
+	if (w % (P2M_REGION_PAGES / 64))
+		return 0; /* done, with its first word */
+	for (uint64_t n = w * 64; n < w * 64 + P2M_REGION_PAGES; n++) {
+		if (!(p->ent[n] & ENT_NOTED) || p2m_pinned(p, (ppn_t){n}))
+			continue;
+		if (!taken && !rested(p, p->ent[n]))
+			return 0;
+		if (!taken++)
+			p2m_call_protect_range(p, (ppn_t){w * 64},
+					       P2M_REGION_PAGES);
+		collect_ent(p, (ppn_t){n});
+	}
+	return taken;
+}
+
 /* The noted pages of one word of the map. */
 static uint32_t collect_word(struct p2m *p, uint64_t w, uint32_t budget)
 {
 	uint64_t bits = control_get(&p->changed[w]);
 	uint32_t taken = 0;
 
+	if (p2m_region_of(p, (ppn_t){w * 64})->large)
+		return collect_region(p, w);
 	for (; bits && taken < budget; bits &= bits - 1) {
 		ppn_t ppn = {w * 64 + __builtin_ctzll(bits)};
 
 		if (p2m_is_ram(p, ppn) && p->ent[ppn.n] & ENT_NOTED &&
 		    rested(p, p->ent[ppn.n]) && !p2m_pinned(p, ppn)) {
-			collect_page(p, ppn);
+			p2m_call_protect(p, ppn);
+			collect_ent(p, ppn);
 			taken++;
 		}
 	}
@@ -172,12 +196,35 @@ enum share_reason p2m_commit_zero(struct p2m *p, ppn_t ppn)
 	return SHARE_ok;
 }
 
+static int punch(struct p2m *p, ppn_t ppn, uint64_t n)
+{
+	return fallocate(p->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 ppn.n << PAGE_SHIFT, n << PAGE_SHIFT);
+}
+
+/* Part of a large page goes only if the kernel can split that page. When
+ * somebody holds it just now it clears the bytes, keeps the block, and says
+ * yes. */
+static bool punched(const struct p2m *p, ppn_t ppn, uint64_t n)
+{
+	off_t at = ppn.n << PAGE_SHIFT, data;
+
+	if (!p2m_region_of(p, ppn)->was_large)
+		return true;
+	data = lseek(p->memfd, at, SEEK_DATA);
+	return data < 0 || data >= at + (off_t)(n << PAGE_SHIFT);
+}
+
 void p2m_punch(struct p2m *p, ppn_t ppn, uint64_t n)
 {
-	if (!n ||
-	    !fallocate(p->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-		       ppn.n << PAGE_SHIFT, n << PAGE_SHIFT))
+	if (!n)
 		return;
+	for (int tries = 0; tries < 3; tries++) {
+		if (punch(p, ppn, n))
+			break;
+		if (punched(p, ppn, n))
+			return;
+	}
 	/* The bytes there are those that a break or a zero page needs; only
 	 * the memory is not won. */
 	control_add(&p->ctl->punch_failed, n);

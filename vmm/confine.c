@@ -8,7 +8,7 @@
  * What the list lets through is chosen so that none of it reaches anything new:
  * no call in it opens, connects, executes, or makes a thread or process. Where a
  * call could do that with certain arguments, the arguments are checked: mmap
- * and mprotect without PROT_EXEC, tgkill to ourselves, ioctl for the
+ * and mprotect without PROT_EXEC, madvise for the advice named below, tgkill to ourselves, ioctl for the
  * terminal's settings alone (TIOCSTI would type into the user's shell).
  *
  * Known limits: fstat is newfstatat in glibc, and a filter cannot see whether
@@ -39,6 +39,10 @@
 
 #include "mm/types.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* linux/mman.h, 6.1 */
+#endif
+
 #define CALL(name, why)                                                        \
 	{                                                                      \
 		SCMP_SYS(name), #name, why                                     \
@@ -47,7 +51,6 @@
 const struct confine_call confine_calls[] = {
 	/* memory */
 	CALL(munmap, "windows, heap"),
-	CALL(madvise, "large pages, heap"),
 	CALL(mremap, "heap"),
 	CALL(brk, "heap"),
 	CALL(msync, "none of ours; harmless on memfds"),
@@ -155,6 +158,11 @@ int confine_privileges(void)
 
 /* ---- the list ---- */
 
+/* madvise: giving memory back (ours and the heap's), keeping it out of cores
+ * (heap), large pages (mm/largepage). */
+static const int confine_advice[] = {MADV_DONTNEED, MADV_FREE, MADV_DONTDUMP,
+				     MADV_DODUMP, MADV_COLLAPSE};
+
 static int add_checked(scmp_filter_ctx ctx, bool tty)
 {
 	static const unsigned long tty_calls[] = {TCGETS, TCSETS, TCSETSW,
@@ -170,6 +178,10 @@ static int add_checked(scmp_filter_ctx ctx, bool tty)
 		r = seccomp_rule_add(
 			ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
 			SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+	for (size_t i = 0; !r && i < ARRAY_SIZE(confine_advice); i++)
+		r = seccomp_rule_add(
+			ctx, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1,
+			SCMP_A2(SCMP_CMP_EQ, (scmp_datum_t)confine_advice[i]));
 	for (size_t i = 0; !r && tty && i < ARRAY_SIZE(tty_calls); i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				     SCMP_A1(SCMP_CMP_EQ, tty_calls[i]));

@@ -23,6 +23,7 @@
 #include "vmm/board.h"
 #include "vmm/boot/boot.h"
 #include "vmm/dev/iothread.h"
+#include "vmm/large.h"
 
 static const struct stat_desc run_stat_desc[] = {
 #define D(name, help) STAT_DESC_ENTRY(run_stats, name, help),
@@ -90,6 +91,16 @@ static int vm_create_engine(struct vm *vm, char *err, size_t errlen)
 	return 0;
 }
 
+static int vm_create_large(struct vm *vm, char *err, size_t errlen)
+{
+	int r = vm_large_create(vm);
+
+	if (r)
+		snprintf(err, errlen, "cannot prepare large pages: %s",
+			 strerror(-r));
+	return r;
+}
+
 static int vm_start_io(struct vm *vm, char *err, size_t errlen)
 {
 	int r = iothread_start(vm->io);
@@ -113,6 +124,8 @@ static int vm_build(struct vm *vm, char *err, size_t errlen)
 		r = boot_load(vm, err, errlen);
 	if (!r)
 		r = vm_create_engine(vm, err, errlen);
+	if (!r)
+		r = vm_create_large(vm, err, errlen);
 	if (!r)
 		r = vm_start_io(vm, err, errlen);
 	return r;
@@ -164,6 +177,7 @@ void vm_destroy(struct vm *vm)
 		return;
 	if (vm->io)
 		iothread_stop(vm->io);
+	vm_large_destroy(vm);
 	if (vm->engine)
 		vm->engine->fini(vm, vm->vcpu);
 	board_destroy(vm);
@@ -231,6 +245,7 @@ enum vcpu_exit vm_run(struct vm *vm)
 	do {
 		why = vcpu_run(vm->vcpu);
 	} while (vm_goes_on(vm, &why));
+	vm_large_stop(vm);
 	board_finish(vm);
 	return why;
 }

@@ -14,6 +14,7 @@
 #include <pthread.h>
 
 #include "mm/base/stats.h"
+#include "mm/largepage/largepage.h"
 #include "mm/p2m.h"
 #include "vmm/cpu/vcpu.h"
 #include "vmm/engine.h"
@@ -30,6 +31,7 @@ struct iothread;
 struct board;
 struct disk_config;
 struct board_pci;
+struct vm_large;
 
 /* What tc_bytes may be. */
 #define VM_TC_MIN     (128ull << 10)
@@ -46,6 +48,7 @@ struct vm_config {
 	 * a reset loads the kernel again, when a confined process cannot open
 	 * anything any more. */
 	int kernel_fd, initrd_fd;
+	enum backing backing;
 	bool debug_exit; /* port 0xf4 */
 	bool rng;	 /* a virtio-rng */
 	bool hvc;	 /* a virtio-console on the same console as the UART */
@@ -110,8 +113,9 @@ struct vm {
 	struct rtc *rtc;
 	struct pm *pm;
 	struct iothread *io;
-	struct board *board;   /* vmm/board.c: the small devices, the wiring */
-	struct board_pci *pci; /* vmm/board_pci.c; NULL: no PCI */
+	struct board *board;	/* vmm/board.c: the small devices, the wiring */
+	struct board_pci *pci;	/* vmm/board_pci.c; NULL: no PCI */
+	struct vm_large *large; /* vmm/large.h; NULL: BACKING_4K */
 	struct stat_group *stats;
 	/* Where the engine's own machine code runs, [start, end): no system
 	 * call may come from there (vmm/confine.h). Set by the engine's init;

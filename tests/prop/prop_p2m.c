@@ -88,7 +88,8 @@ static void on_code(void *c, ppn_t p, unsigned off, unsigned len)
 		m->code[i] = false;
 	}
 }
-static const struct p2m_listener_ops ops = {on_drop, on_protect, on_code};
+static const struct p2m_listener_ops ops = {
+	.drop = on_drop, .protect = on_protect, .code_written = on_code};
 
 static void on_pressure(void *c)
 {

@@ -57,7 +57,8 @@ static void on_drop(void *c, ppn_t p)
 {
 	((struct fake *)c)->writable[p.n] = false;
 }
-static const struct p2m_listener_ops listener = {on_drop, on_drop, NULL};
+static const struct p2m_listener_ops listener = {.drop = on_drop,
+						 .protect = on_drop};
 
 static int send_down(void *ctx, struct share_vm *sv, const struct share_msg *m)
 {

@@ -100,7 +100,8 @@ static void on_protect(void *c, ppn_t p)
 	if (mprotect(page_at(g, p), PAGE_SIZE, PROT_NONE))
 		abort();
 }
-static const struct p2m_listener_ops listener = {on_drop, on_protect, NULL};
+static const struct p2m_listener_ops listener = {.drop = on_drop,
+						 .protect = on_protect};
 
 static void map_page(struct guest *g, ppn_t p, bool write)
 {

@@ -207,7 +207,8 @@ static void on_code(void *ctx, ppn_t ppn, unsigned off, unsigned len)
 static void on_any(void *ctx, ppn_t ppn)
 {
 }
-static const struct p2m_listener_ops listener = {on_any, on_any, on_code};
+static const struct p2m_listener_ops listener = {
+	.drop = on_any, .protect = on_any, .code_written = on_code};
 
 static void code_pages(void **state)
 {

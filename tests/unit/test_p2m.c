@@ -46,7 +46,8 @@ static void on_code(void *c, ppn_t p, unsigned off, unsigned len)
 	h->off = off;
 	h->len = len;
 }
-static const struct p2m_listener_ops ops = {on_drop, on_protect, on_code};
+static const struct p2m_listener_ops ops = {
+	.drop = on_drop, .protect = on_protect, .code_written = on_code};
 
 static struct p2m *make(uint64_t ram, uint64_t low)
 {

@@ -56,7 +56,8 @@ static void on_drop(void *c, ppn_t p)
 static void on_protect(void *c, ppn_t p)
 {
 }
-static const struct p2m_listener_ops listener = {on_drop, on_protect, NULL};
+static const struct p2m_listener_ops listener = {.drop = on_drop,
+						 .protect = on_protect};
 
 static void add_vm_low(struct fake *v, struct share_group *g, uint64_t low)
 {

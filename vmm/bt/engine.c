@@ -186,6 +186,16 @@ static void on_protect(void *ctx, ppn_t ppn)
 	shadow_protect_ppn(((struct bt *)ctx)->sh, ppn);
 }
 
+static void on_drop_range(void *ctx, ppn_t ppn, uint64_t n)
+{
+	shadow_drop_range(((struct bt *)ctx)->sh, ppn, n);
+}
+
+static void on_protect_range(void *ctx, ppn_t ppn, uint64_t n)
+{
+	shadow_protect_range(((struct bt *)ctx)->sh, ppn, n);
+}
+
 /* Data and code on one page: after this many writes beside the code, give the
  * page up as code until it is run again. */
 #define SMC_PATIENCE 12
@@ -207,6 +217,8 @@ static const struct p2m_listener_ops bt_p2m_ops = {
 	.drop = on_drop,
 	.protect = on_protect,
 	.code_written = on_code_written,
+	.drop_range = on_drop_range,
+	.protect_range = on_protect_range,
 };
 
 /* ---- set-up ---- */

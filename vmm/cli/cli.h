@@ -5,6 +5,7 @@
  * What the subcommands share: exit statuses and the table of engines. Each
  * subcommand is one file that defines one struct command.
  */
+#include "mm/largepage/largepage.h"
 #include "vmm/cli/options.h"
 #include "vmm/confine.h"
 #include "vmm/engine.h"
@@ -55,6 +56,10 @@ enum cli_status cli_check_file(const char *what, const char *path, char *err,
 /* Opens what cli_check_file has found good, for vm_config's kernel_fd and
  * initrd_fd; NULL gives 0. -1: gone meanwhile. */
 int cli_open_file(const char *path);
+
+/* "auto", "4k", "2m" of --backing. CLI_OK, or CLI_USAGE with a line in err. */
+enum cli_status cli_backing(const char *name, enum backing *out, char *err,
+			    size_t errlen);
 
 /* "kill", "trap", "off". 0 or -EINVAL. */
 int cli_confine_mode(const char *name, enum confine_mode *mode);

@@ -170,3 +170,12 @@ int cli_confine_mode(const char *name, enum confine_mode *mode)
 	}
 	return -EINVAL;
 }
+
+enum cli_status cli_backing(const char *name, enum backing *out, char *err,
+			    size_t errlen)
+{
+	if (!backing_parse(name, out))
+		return CLI_OK;
+	snprintf(err, errlen, "--backing %s: use auto, 4k or 2m", name);
+	return CLI_USAGE;
+}

@@ -194,6 +194,11 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 		snprintf(s->group, sizeof(s->group), "%s", val);
 		return 0;
 	}
+	if (!strcmp(key, "backing")) {
+		if (backing_parse(val, &s->backing))
+			return bad(l, "backing=%s: use auto, 4k or 2m", val);
+		return 0;
+	}
 	if (!strcmp(key, "count")) {
 		unsigned long c = strtoul(val, &end, 10);
 
@@ -205,8 +210,8 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 	}
 	return bad(l,
 		   "%s: no such key; there are name, kernel, initrd, mem, "
-		   "append, group, count, disk, rng, mem.min, mem.max, "
-		   "mem.shares",
+		   "append, group, backing, count, disk, rng, mem.min, "
+		   "mem.max, mem.shares",
 		   key);
 }
 

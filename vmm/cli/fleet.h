@@ -7,11 +7,12 @@
  * A fleet file is text, one VM a line, '#' starts a comment:
  *
  *   NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] [append="STR"] [group=NAME]
- *        [count=N] [disk=SPEC]... [rng=yes]
+ *        [backing=auto|4k|2m] [count=N] [disk=SPEC]... [rng=yes]
  *
  * or JSON, a list of objects with the same names as keys ("name", "kernel",
- * "initrd", "mem" as text or bytes, "append", "group", "count", "disk" as text
- * or a list of texts, "rng"). What is left out comes from the command line.
+ * "initrd", "mem" as text or bytes, "append", "group", "backing", "count",
+ * "disk" as text or a list of texts, "rng"). What is left out comes from the
+ * command line.
  * count=N makes NAME0 .. NAME(N-1). VMs of different groups never share a page.
  * Disks are written as in vmm/cli/disks.h. mem.min=SIZE, mem.max=SIZE,
  * mem.shares=N: what the VM may have of the budget.
@@ -19,6 +20,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "mm/largepage/largepage.h"
 
 #define FLEET_MAX      1024
 #define FLEET_NAME_MAX 32
@@ -33,6 +36,7 @@ struct vm_spec {
 	bool rng;
 	/* Of the budget; 0: by default (manager_reclaim.c). */
 	uint64_t mem_min, mem_max, mem_shares;
+	enum backing backing;
 };
 struct fleet {
 	struct vm_spec *vms;

@@ -109,7 +109,7 @@ static void sample_vm(struct mvm *v, struct report_vm *o, uint64_t now,
 		      bool fresh)
 {
 	struct share_vm_info info = {0};
-	uint64_t away;
+	uint64_t away, large;
 
 	report_section_clear(&report_vm_section, o);
 	snprintf(o->name, sizeof(o->name), "%s", v->name);
@@ -130,6 +130,11 @@ static void sample_vm(struct mvm *v, struct report_vm *o, uint64_t now,
 	/* What is left. */
 	o->zero_bytes = info.zero_bytes > away ? info.zero_bytes - away : 0;
 	o->overhead_bytes = v->overhead;
+	/* the monitor's word */
+	large = control_get(&v->control->large_regions);
+	o->large_bytes = large < v->mem / LARGE_PAGE_SIZE
+				 ? large * LARGE_PAGE_SIZE
+				 : v->mem;
 }
 
 static uint64_t mem_available(void)

@@ -114,6 +114,7 @@ static void build_argv(struct launch *l, const struct manager *m,
 	snprintf(l->mem, sizeof(l->mem), "%" PRIu64, s->mem);
 	arg(l, "--mem", l->mem);
 	arg(l, "--engine", m->cfg.engine);
+	arg(l, "--backing", backing_names[s->backing]);
 	if (m->cfg.marker)
 		arg(l, "--marker", m->cfg.marker);
 	if (m->cfg.confine)

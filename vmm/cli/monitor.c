@@ -13,7 +13,7 @@
 
 struct monitor_opts {
 	char *name, *kernel, *initrd, *append, *engine, *marker, *confine,
-		**disks;
+		**disks, *backing;
 	uint64_t mem, tc_size;
 	uint32_t socket_fd, mem_fd, control_fd, pool_fd, store_fd, swap_fd,
 		log_fd;
@@ -38,6 +38,8 @@ static const struct opt opts[] = {
 	 OPT(struct monitor_opts, rng)},
 	{"engine", 0, OPT_STR, "NAME", "engine", .dflt = "auto",
 	 OPT(struct monitor_opts, engine)},
+	{"backing", 0, OPT_STR, "SIZE", "auto, 4k or 2m", .dflt = "auto",
+	 OPT(struct monitor_opts, backing)},
 	{"marker", 0, OPT_STR, "STR", "what the guest prints in userland",
 	 OPT(struct monitor_opts, marker)},
 	{"confine", 0, OPT_STR, "MODE", "kill, trap or off", .dflt = "kill",
@@ -129,6 +131,11 @@ static int monitor_main(void *values, char *const args[])
 		return CLI_USAGE;
 	}
 	cfg.vm.disks = disks;
+	s = cli_backing(o->backing, &cfg.vm.backing, err, sizeof(err));
+	if (s != CLI_OK) {
+		log_error("%s", err);
+		return s;
+	}
 	cfg.vm.engine = cli_engine_pick(o->engine, err, sizeof(err), &s);
 	if (!cfg.vm.engine) {
 		log_error("%s: %s", o->name, err);

@@ -33,7 +33,8 @@
 
 struct pack_opts {
 	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
-		*marker, *confine, *kaslr, *metrics, *record, *swap, **disks;
+		*marker, *backing, *confine, *kaslr, *metrics, *record, *swap,
+		**disks;
 	uint64_t mem, host_mem, tc_size, swap_size;
 	uint32_t n, seconds;
 	bool oracle, no_share, verbose, rng;
@@ -57,6 +58,10 @@ static const struct opt opts[] = {
 	 OPT(struct pack_opts, rng)},
 	{"engine", 'e', OPT_STR, "NAME", "auto, bt or interp", .dflt = "auto",
 	 OPT(struct pack_opts, engine)},
+	{"backing", 0, OPT_STR, "SIZE",
+	 "host pages under the guest: 2m, 4k, or auto: 2 MiB where memory is "
+	 "dense, in use and not shared",
+	 .dflt = "auto", OPT(struct pack_opts, backing)},
 	{"host-mem", 0, OPT_SIZE, "SIZE",
 	 "budget of host memory for all VMs: cold pages are compressed to keep "
 	 "it (without it: all the host has, and nothing is reclaimed)",
@@ -146,6 +151,7 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 				  size_t len)
 {
 	const struct pack_opts *o = p->o;
+	enum cli_status s;
 	struct vm_spec like = {.kernel = o->kernel,
 			       .initrd = o->initrd,
 			       .append = o->append,
@@ -154,6 +160,9 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 			       .disks = o->disks,
 			       .rng = o->rng};
 
+	s = cli_backing(o->backing, &like.backing, err, len);
+	if (s != CLI_OK)
+		return s;
 	if (args[0] && o->n) {
 		snprintf(err, len, "-n %u and %s: give one of them, not both",
 			 o->n, args[0]);
@@ -596,8 +605,8 @@ const struct command cmd_pack = {
 	.details =
 		"Give -n N for N equal VMs, or a fleet file: text, one VM a "
 		"line, NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] "
-		"[append=\"STR\"] [group=NAME] [count=N] [disk=SPEC]... "
-		"[rng=yes], or a JSON list of "
+		"[append=\"STR\"] [group=NAME] [backing=auto|4k|2m] "
+		"[count=N] [disk=SPEC]... [rng=yes], or a JSON list of "
 		"objects with these keys. VMs of different groups never share "
 		"a page. The run ends after --for SECONDS, upon SIGINT or "
 		"SIGTERM, or when all VMs have ended.",

@@ -80,6 +80,8 @@ static const struct report_field vm_fields[] = {
 	 .help = "99% of the touches of these waited for less, a power of two"},
 	{U64(report_vm, wait_ms, GAUGE), .optional = true,
 	 .help = "time that it stood still for want of memory"},
+	{U64(report_vm, large_bytes, GAUGE), .optional = true,
+	 .help = "its memory that lies on host pages of 2 MiB"},
 	{U64(report_vm, overhead_bytes, GAUGE), .title = "OVERHEAD",
 	 .width = 9, .drop = 7,
 	 .help = "memory and page tables of its monitor process"},

@@ -17,7 +17,7 @@
 #include "vmm/vm.h"
 
 struct run_opts {
-	char *kernel, *initrd, *append, *engine, *stats;
+	char *kernel, *initrd, *append, *engine, *stats, *backing;
 	uint64_t mem, tc_size;
 	uint32_t tu_max;
 	bool no_reboot, debug_exit, rng, hvc, no_chain, lockstep, verbose;
@@ -46,6 +46,10 @@ static const struct opt opts[] = {
 	 "give the guest a virtio-console, hvc0, on the same terminal; it "
 	 "gets what is typed once the guest has brought it up",
 	 OPT(struct run_opts, hvc)},
+	{"backing", 0, OPT_STR, "SIZE",
+	 "host pages under the guest: 2m, 4k, or auto: 2 MiB where memory is "
+	 "dense, in use and not shared",
+	 .dflt = "auto", OPT(struct run_opts, backing)},
 	{"no-reboot", 0, OPT_FLAG, NULL,
 	 "a reset by the guest ends the run, with status 3",
 	 OPT(struct run_opts, no_reboot)},
@@ -231,6 +235,8 @@ static int run_main(void *values, char *const args[])
 				       err, sizeof(err)))
 		s = CLI_USAGE;
 	cfg.disks = disks;
+	if (s == CLI_OK)
+		s = cli_backing(o->backing, &cfg.backing, err, sizeof(err));
 	if (s != CLI_OK) {
 		log_error("%s", err);
 		return s;

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/large.h"
+
 const char *vcpu_exit_name(enum vcpu_exit why)
 {
 	static const char *const names[] = {
@@ -50,10 +52,13 @@ static json_t *memory_json(struct vm *vm)
 	struct p2m_usage u;
 
 	p2m_get_usage(vm->p2m, &u);
-	return json_pack("{s:I,s:I,s:I}", "private_bytes",
+	return json_pack("{s:I,s:I,s:I,s:I,s:I}", "private_bytes",
 			 (json_int_t)u.private_bytes, "shared_bytes",
 			 (json_int_t)u.shared_bytes, "zero_bytes",
-			 (json_int_t)u.zero_bytes);
+			 (json_int_t)u.zero_bytes, "large_bytes",
+			 (json_int_t)p2m_large_regions(vm->p2m) *
+				 (json_int_t)LARGE_PAGE_SIZE,
+			 "large_mapped_bytes", (json_int_t)vm_large_mapped(vm));
 }
 
 static json_t *group_json(const struct stat_group *g)

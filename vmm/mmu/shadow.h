@@ -26,7 +26,20 @@ struct shadow;
 	X(S, space_hits, "CR3 writes that found their windows valid")          \
 	X(S, flushes_vma, "flushes of everything for want of VMAs")            \
 	X(S, drops, "pages dropped for the p2m")                               \
-	X(S, protects, "pages made read-only for the p2m or code")
+	X(S, protects, "pages made read-only for the p2m or code")             \
+	X(S, big_maps, "times 2 MiB were mapped as one")                       \
+	X(S, big_upgrades, "times 2 MiB were made writable as one")            \
+	X(S, big_splits, "such pieces that became 512 single pages")           \
+	X(S, big_now, "such pieces mapped now")                                \
+	X(S, big_no_region,                                                    \
+	  "not so: a large guest page, but no large page of the host")         \
+	X(S, big_no_align,                                                     \
+	  "not so: guest address and place in memory do not agree")            \
+	X(S, big_no_run, "not so: 512 guest PTEs that form no run")            \
+	X(S, big_no_code, "not so: code in it keeps a page read-only")         \
+	X(S, big_no_idle, "not so: a page of it is watched for being idle")    \
+	X(S, big_no_write, "not so: a page cannot be written at once")         \
+	X(S, big_cooling, "not so: it was split too often lately")
 
 /* The delta tables (bt/layout.h): lower and upper page of each view. */
 struct shadow_tables {
@@ -36,6 +49,8 @@ struct shadow_tables {
 int shadow_create(struct vcpu *v, struct p2m *p, const struct shadow_tables *t,
 		  struct shadow **out);
 void shadow_destroy(struct shadow *s);
+/* Recount the books from scratch; 0, or -EUCLEAN after logging what differs. */
+int shadow_audit(struct shadow *s);
 void shadow_add_stats(struct shadow *s, struct vm *vm);
 
 /* host = guest + this, for CPL class user (0, 1). Never fails: an address
@@ -79,6 +94,9 @@ void shadow_reset(struct shadow *s);
 /* p2m listener's work. */
 void shadow_drop_ppn(struct shadow *s, ppn_t ppn);
 void shadow_protect_ppn(struct shadow *s, ppn_t ppn);
+/* The same for n pages, with a call for each run of them. */
+void shadow_drop_range(struct shadow *s, ppn_t ppn, uint64_t n);
+void shadow_protect_range(struct shadow *s, ppn_t ppn, uint64_t n);
 /* Unmap everything (idle trimming, VMA pressure). */
 void shadow_drop_all(struct shadow *s);
 

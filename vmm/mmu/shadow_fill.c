@@ -59,6 +59,20 @@ static int map_run(struct shadow *s, uint64_t hva, unsigned n, bool write,
 	return 0;
 }
 
+/* The page's entry goes, which is node i: all of a large page of the guest,
+ * one of its small ones. */
+static void drop_page(struct shadow *s, uint32_t i, uint32_t vpn)
+{
+	unsigned win = s->node[i].win;
+
+	if ((s->node[i].flags & (N_BIG | N_LARGE | N_HUGE)) == N_BIG) {
+		node_split(s, i, false);
+		i = node_find(s, win, vpn);
+	}
+	if (i)
+		node_unmap(s, i);
+}
+
 enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 			     unsigned user)
 {
@@ -85,9 +99,9 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 	if (err) {
 		/* A page fault drops the page's entry (vol. 3, 4.10.4.1),
 		 * unless a walk would bring it back. */
-		old = node_find(s, wi, vpn);
+		old = node_at(s, wi, vpn);
 		if (old && node_judge(s, &s->node[old]) != NODE_SAME)
-			node_unmap(s, old);
+			drop_page(s, old, vpn);
 		s->fault_gva = gva;
 		s->fault_err = err & ~WALK_FAULT;
 		return SHADOW_PF;
@@ -105,6 +119,14 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 	if (s->vmas > s->vma_limit || !node_room(s, RUN_READ))
 		drop_for_vmas(s);
 
+	flags = (wk.user ? N_USER : 0) | (!wk.global ? N_LOOSE : 0) |
+		(wk.page_shift >= 30   ? N_HUGE
+		 : wk.page_shift >= 21 ? N_LARGE
+				       : 0);
+	if (fill_big(s, wi, gva, &wk, write, flags)) {
+		s->st.fills++;
+		return SHADOW_OK;
+	}
 	n = run_length(s, gva, &wk, write ? RUN_WRITE : RUN_READ, write);
 	old = node_find(s, wi, vpn);
 	upgrade = old && s->node[old].ppn == ppn.n;
@@ -142,11 +164,7 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 			return SHADOW_NOMEM;
 		upgrade = false;
 	}
-	flags = (write ? N_W : 0) | (wk.user ? N_USER : 0) |
-		(!wk.global ? N_LOOSE : 0) |
-		(wk.page_shift >= 30   ? N_HUGE
-		 : wk.page_shift >= 21 ? N_LARGE
-				       : 0);
+	flags |= write ? N_W : 0;
 	if (upgrade) {
 		s->node[old].flags |= N_W;
 	} else {
@@ -176,7 +194,7 @@ bool shadow_prefill(struct shadow *s, gva_t gva, bool write, unsigned user)
 	if (!wi || mmu_walk(s->v, gva, WALK_PROBE, &wk))
 		return false;
 	write = write && wk.writable && wk.dirty;
-	i = node_find(s, wi, (hva & SLOT_MASK) >> PAGE_SHIFT);
+	i = node_at(s, wi, (hva & SLOT_MASK) >> PAGE_SHIFT);
 	if (i && (!write || (s->node[i].flags & N_W)))
 		return false;
 	return shadow_fill(s, hva, write, user) == SHADOW_OK;

@@ -18,9 +18,35 @@ enum node_state node_judge(struct shadow *s, const struct node *n)
 	    (!wk.user && (n->flags & N_USER)) ||
 	    (!w->super && w->sp && !wk.user) ||
 	    wk.global != !(n->flags & N_LOOSE))
-		return NODE_GONE;
+		return n->flags & N_BIG ? NODE_MIXED : NODE_GONE;
+	if ((n->flags & N_BIG) && !big_translation(s, gva, &wk))
+		return NODE_MIXED;
 	return (n->flags & N_W) && !(wk.writable && wk.dirty) ? NODE_READ_ONLY
 							      : NODE_SAME;
+}
+
+static void node_revalidate(struct shadow *s, uint32_t i)
+{
+	unsigned win = s->node[i].win;
+	uint32_t vpn = s->node[i].vpn, k;
+
+	switch (node_judge(s, &s->node[i])) {
+	case NODE_GONE:
+		node_unmap(s, i);
+		break;
+	case NODE_READ_ONLY:
+		node_set_readonly(s, i);
+		break;
+	case NODE_SAME:
+		break;
+	case NODE_MIXED:
+		node_split(s, i, false);
+		for (k = vpn; k < vpn + BIG_PAGES; k++) {
+			i = node_find(s, win, k);
+			if (i)
+				node_revalidate(s, i);
+		}
+	}
 }
 
 /* After an exec or an exit nothing of a user window is valid: one munmap. */
@@ -72,6 +98,11 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 		next = s->node[i].wnext;
 		if (loose_only && !(s->node[i].flags & N_LOOSE))
 			continue;
+		/* A big one: all of it, or page by page. */
+		if (s->node[i].flags & N_BIG) {
+			node_revalidate(s, i);
+			continue;
+		}
 		switch (node_judge(s, &s->node[i])) {
 		case NODE_GONE:
 			doomed_add(s, wi, &d, s->node[i].vpn);
@@ -80,7 +111,7 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 		case NODE_READ_ONLY:
 			node_set_readonly(s, i);
 			break;
-		case NODE_SAME:
+		default:
 			break;
 		}
 	}
@@ -111,8 +142,15 @@ static void flush_page_window(struct shadow *s, int wi, gva_t gva)
 	struct window *w = &s->win[wi];
 	uint32_t vpn = (gva & SLOT_MASK) >> PAGE_SHIFT, i, next;
 
-	i = node_find(s, wi, vpn);
+	i = node_at(s, wi, vpn);
 	if (i && !(s->node[i].flags & (N_LARGE | N_HUGE))) {
+		/* One of 512 guest PTEs: the others are not flushed. */
+		if (s->node[i].flags & N_BIG) {
+			node_split(s, i, false);
+			i = node_find(s, wi, vpn);
+			if (!i)
+				return;
+		}
 		node_unmap(s, i);
 		return;
 	}

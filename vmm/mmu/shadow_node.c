@@ -21,6 +21,15 @@ static void count_flags(struct shadow *s, struct window *w, uint8_t flags,
 		w->n_large += by;
 	if (flags & N_HUGE)
 		w->n_huge += by;
+	if (flags & N_BIG) {
+		w->n_big += by;
+		s->st.big_now += by;
+	}
+}
+
+static uint32_t *node_rmap(struct shadow *s, uint32_t ppn, uint8_t flags)
+{
+	return flags & N_BIG ? &s->rmap_big[ppn / BIG_PAGES] : &s->rmap[ppn];
 }
 
 void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
@@ -28,6 +37,7 @@ void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
 {
 	struct window *w = &s->win[win];
 	uint32_t i = s->free_node, *b = node_bucket(s, win, vpn);
+	uint32_t *r = node_rmap(s, ppn, flags);
 	struct node *n;
 
 	if (i)
@@ -41,8 +51,8 @@ void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
 	n->flags = flags;
 	n->hnext = *b;
 	*b = i;
-	n->rnext = s->rmap[ppn];
-	s->rmap[ppn] = i;
+	n->rnext = *r;
+	*r = i;
 	n->wprev = 0;
 	n->wnext = w->head;
 	if (w->head)
@@ -61,7 +71,8 @@ void node_del(struct shadow *s, uint32_t i)
 	     p = &s->node[*p].hnext)
 		;
 	*p = n->hnext;
-	for (p = &s->rmap[n->ppn]; *p != i; p = &s->node[*p].rnext)
+	for (p = node_rmap(s, n->ppn, n->flags); *p != i;
+	     p = &s->node[*p].rnext)
 		;
 	*p = n->rnext;
 	if (n->wprev)
@@ -92,7 +103,7 @@ void range_unmap(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n)
 
 void node_unmap(struct shadow *s, uint32_t i)
 {
-	range_unmap(s, s->node[i].win, s->node[i].vpn, 1);
+	range_unmap(s, s->node[i].win, s->node[i].vpn, node_pages(&s->node[i]));
 	node_del(s, i);
 }
 
@@ -100,7 +111,7 @@ void node_set_readonly(struct shadow *s, uint32_t i)
 {
 	struct node *n = &s->node[i];
 
-	if (mprotect(node_hva(s, n), PAGE_SIZE, PROT_READ)) {
+	if (mprotect(node_hva(s, n), node_pages(n) * PAGE_SIZE, PROT_READ)) {
 		node_unmap(s, i);
 		return;
 	}
@@ -116,6 +127,8 @@ void drop_for_vmas(struct shadow *s)
 
 void shadow_drop_ppn(struct shadow *s, ppn_t ppn)
 {
+	while (s->rmap_big[ppn.n / BIG_PAGES])
+		node_split(s, s->rmap_big[ppn.n / BIG_PAGES], true);
 	while (s->rmap[ppn.n])
 		node_unmap(s, s->rmap[ppn.n]);
 	s->st.drops++;
@@ -123,7 +136,14 @@ void shadow_drop_ppn(struct shadow *s, ppn_t ppn)
 
 void shadow_protect_ppn(struct shadow *s, ppn_t ppn)
 {
-	for (uint32_t i = s->rmap[ppn.n]; i; i = s->node[i].rnext) {
+	uint32_t i, next;
+
+	for (i = s->rmap_big[ppn.n / BIG_PAGES]; i; i = next) {
+		next = s->node[i].rnext;
+		if (s->node[i].flags & N_W)
+			node_split(s, i, false);
+	}
+	for (i = s->rmap[ppn.n]; i; i = s->node[i].rnext) {
 		struct node *n = &s->node[i];
 
 		if (!(n->flags & N_W))

@@ -22,7 +22,18 @@
 #define RUN_READ   64
 #define RUN_WRITE  16
 
-enum { N_W = 1, N_USER = 2, N_LOOSE = 4, N_LARGE = 8, N_HUGE = 16 };
+/* N_LARGE, N_HUGE: the guest maps it with a page of 2 MiB, 1 GiB. N_BIG: the
+ * node is for 512 pages and not for one. */
+enum {
+	N_W = 1,
+	N_USER = 2,
+	N_LOOSE = 4,
+	N_LARGE = 8,
+	N_HUGE = 16,
+	N_BIG = 32,
+};
+#define BIG_PAGES 512u
+#define BIG_MASK  (BIG_PAGES - 1)
 struct node {
 	uint32_t hnext, rnext; /* same hash; same PPN */
 	uint32_t wnext, wprev; /* same window */
@@ -38,7 +49,7 @@ struct window {
 	uint16_t gslot, hslot;
 	uint64_t hbase, gbase;
 	uint32_t head; /* nodes */
-	uint32_t n, n_loose, n_large, n_huge;
+	uint32_t n, n_loose, n_large, n_huge, n_big;
 	uint64_t born;
 	int next; /* of the space; -1 ends */
 };
@@ -70,7 +81,10 @@ struct shadow {
 	uint32_t n_loose; /* in kernel windows */
 	struct node *node;
 	uint32_t n_node, max_node, free_node;
-	uint32_t *rmap; /* by PPN */
+	uint32_t *rmap;	    /* by PPN */
+	uint32_t *rmap_big; /* N_BIG ones, by PPN / 512 */
+	uint8_t *splits;    /* by PPN / 512: see shadow_large.c */
+	uint32_t join_clock;
 	uint32_t *hash;
 	uint64_t clock, epoch, vmas, vma_limit;
 	gva_t fault_gva; /* of the last SHADOW_PF */
@@ -98,6 +112,22 @@ static inline uint32_t node_find(struct shadow *s, unsigned win, uint32_t vpn)
 	return i;
 }
 
+/* The node that covers the page, big or not. */
+static inline uint32_t node_at(struct shadow *s, unsigned win, uint32_t vpn)
+{
+	uint32_t i = node_find(s, win, vpn);
+
+	if (i || !s->win[win].n_big)
+		return i;
+	i = node_find(s, win, vpn & ~BIG_MASK);
+	return i && s->node[i].flags & N_BIG ? i : 0;
+}
+
+static inline uint64_t node_pages(const struct node *n)
+{
+	return n->flags & N_BIG ? BIG_PAGES : 1;
+}
+
 /* Room for n more nodes? */
 static inline bool node_room(struct shadow *s, unsigned n)
 {
@@ -121,6 +151,7 @@ enum node_state {
 	NODE_GONE,
 	NODE_SAME,
 	NODE_READ_ONLY, /* the same page, but no longer to be written freely */
+	NODE_MIXED,	/* a big one: the page tables no longer say one thing */
 };
 /* What do the page tables say of a mapped page now? */
 enum node_state node_judge(struct shadow *s, const struct node *n);
@@ -128,6 +159,18 @@ enum node_state node_judge(struct shadow *s, const struct node *n);
 void node_set_readonly(struct shadow *s, uint32_t i);
 /* VMAs have run out, or nearly. */
 void drop_for_vmas(struct shadow *s);
+
+/* ---- shadow_large.c: 2 MiB at once ---- */
+
+/* One node becomes 512, as what is mapped stays; or, for want of nodes, it is
+ * unmapped. again: it would be no surprise to see it whole again soon. */
+void node_split(struct shadow *s, uint32_t i, bool again);
+/* The page at gva, whose walk is w, faulted: map the 2 MiB around it if that
+ * can be. False: it cannot, and nothing big covers the page any more. */
+bool fill_big(struct shadow *s, int wi, gva_t gva, const struct walk *w,
+	      bool write, uint8_t flags);
+/* Do the page tables that w is a walk of map the 2 MiB around gva as one? */
+bool big_translation(struct shadow *s, gva_t gva, const struct walk *w);
 
 /* ---- shadow.c: windows and spaces ---- */
 

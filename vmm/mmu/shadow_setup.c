@@ -87,10 +87,15 @@ int shadow_create(struct vcpu *v, struct p2m *p, const struct shadow_tables *t,
 	s->max_node = 4 * p2m_ram_bytes(p) / PAGE_SIZE + 65536;
 	s->node = reserve(s->max_node * sizeof(*s->node));
 	s->rmap = reserve(p2m_max_ppn(p) * sizeof(*s->rmap));
+	s->rmap_big = reserve((p2m_max_ppn(p) / BIG_PAGES + 1) *
+			      sizeof(*s->rmap_big));
+	s->splits = reserve(p2m_max_ppn(p) / BIG_PAGES + 1);
 	s->hash = reserve(sizeof(*s->hash) << HASH_BITS);
 	s->n_node = 1;
 	s->vma_limit = vma_limit();
-	err = s->node && s->rmap && s->hash ? find_slots(s) : -ENOMEM;
+	err = s->node && s->rmap && s->rmap_big && s->splits && s->hash
+		      ? find_slots(s)
+		      : -ENOMEM;
 	if (err) {
 		shadow_destroy(s);
 		return err;
@@ -107,6 +112,11 @@ void shadow_destroy(struct shadow *s)
 		munmap(s->node, s->max_node * sizeof(*s->node));
 	if (s->rmap)
 		munmap(s->rmap, p2m_max_ppn(s->p) * sizeof(*s->rmap));
+	if (s->rmap_big)
+		munmap(s->rmap_big, (p2m_max_ppn(s->p) / BIG_PAGES + 1) *
+					    sizeof(*s->rmap_big));
+	if (s->splits)
+		munmap(s->splits, p2m_max_ppn(s->p) / BIG_PAGES + 1);
 	if (s->hash)
 		munmap(s->hash, sizeof(*s->hash) << HASH_BITS);
 	free(s);
