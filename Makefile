@@ -60,7 +60,7 @@ $(UNITS): $(BUILD)/%: %.c $(LIB)
 units: $(UNITS)
 
 # Parts of the build that have a file of their own.
--include tests/tests.mk tests/guest/guest.mk \
+-include vmm/cli/memsweep/memsweep.mk tests/tests.mk tests/guest/guest.mk \
 	tests/guest/cases.mk bench/bench.mk
 
 # Debian packages. DEPS: to build and to make the guest; DEPS_TEST: besides,

@@ -365,7 +365,11 @@ static void test_stop(void **state)
 
 	assert_int_equal(vm_create(&c, &vm, err, sizeof(err)), 0);
 	pthread_create(&t, NULL, run_thread, vm);
-	usleep(20000);
+	for (unsigned n = 0; n < 500; n++) {
+		usleep(20000);
+		if (__atomic_load_n(&vm->run_stats.resets, __ATOMIC_RELAXED))
+			break;
+	}
 	vm_stop(vm);
 	pthread_join(t, &why);
 	assert_int_equal((uintptr_t)why, EXIT_POWEROFF);

@@ -120,9 +120,7 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 		drop_for_vmas(s);
 
 	flags = (wk.user ? N_USER : 0) | (!wk.global ? N_LOOSE : 0) |
-		(wk.page_shift >= 30   ? N_HUGE
-		 : wk.page_shift >= 21 ? N_LARGE
-				       : 0);
+		large_flag(&wk);
 	if (fill_big(s, wi, gva, &wk, write, flags)) {
 		s->st.fills++;
 		return SHADOW_OK;

@@ -17,7 +17,8 @@ enum node_state node_judge(struct shadow *s, const struct node *n)
 	    gpa_to_ppn(wk.gpa).n != n->ppn || !wk.accessed ||
 	    (!wk.user && (n->flags & N_USER)) ||
 	    (!w->super && w->sp && !wk.user) ||
-	    wk.global != !(n->flags & N_LOOSE))
+	    wk.global != !(n->flags & N_LOOSE) ||
+	    (large_flag(&wk) & ~n->flags)) /* INVLPG must drop all of it */
 		return n->flags & N_BIG ? NODE_MIXED : NODE_GONE;
 	if ((n->flags & N_BIG) && !big_translation(s, gva, &wk))
 		return NODE_MIXED;

@@ -128,6 +128,14 @@ static inline uint64_t node_pages(const struct node *n)
 	return n->flags & N_BIG ? BIG_PAGES : 1;
 }
 
+/* N_LARGE, N_HUGE or neither, by the guest's page. */
+static inline uint8_t large_flag(const struct walk *w)
+{
+	if (w->page_shift >= 30)
+		return N_HUGE;
+	return w->page_shift >= LARGE_PAGE_SHIFT ? N_LARGE : 0;
+}
+
 /* Room for n more nodes? */
 static inline bool node_room(struct shadow *s, unsigned n)
 {
