@@ -378,8 +378,8 @@ static void code(struct model *m)
 	m->done[8]++;
 }
 
-/* Writable in a window: PRIVATE, noted, no code. */
-static void check_writable(struct model *m)
+/* Mapped as one: all PRIVATE. Writable: noted and no code, too. */
+static void check_nodes(struct model *m)
 {
 	for (int wi = 1; wi <= MAX_WIN; wi++) {
 		for (uint32_t i = m->s->win[wi].head; i;
@@ -387,6 +387,12 @@ static void check_writable(struct model *m)
 			const struct node *n = &m->s->node[i];
 			struct p2m_backing b;
 
+			for (uint32_t k = 0; k < BIG_PAGES && n->flags & N_BIG;
+			     k++)
+				assert_int_equal(
+					p2m_get_state(m->p,
+						      (ppn_t){n->ppn + k}),
+					P2M_PRIVATE);
 			if (!(n->flags & N_W))
 				continue;
 			assert_int_equal(p2m_get_backing(m->p, (ppn_t){n->ppn},
@@ -445,7 +451,7 @@ static void large_against_model(void **state)
 			continue;
 		assert_int_equal(p2m_audit(m.p), 0);
 		assert_int_equal(shadow_audit(m.s), 0);
-		check_writable(&m);
+		check_nodes(&m);
 	}
 	for (unsigned n = FIRST * 512; n < PAGES; n++)
 		assert_int_equal(*(const uint64_t *)((const char *)p2m_read(
