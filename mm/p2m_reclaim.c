@@ -364,15 +364,22 @@ static bool let_go(struct p2m *p, ppn_t ppn, enum p2m_state to)
 	return ent_state(old) == P2M_PRIVATE;
 }
 
+static bool range_is_ram(const struct p2m *p, ppn_t ppn, uint64_t n)
+{
+	ppn_t last = {ppn.n + n - 1};
+
+	/* RAM is two ranges: the ends tell, if they are in the same one. */
+	return p2m_is_ram(p, ppn) && p2m_is_ram(p, last) &&
+	       (ppn.n < p->low_pages) == (last.n < p->low_pages);
+}
+
 static uint64_t give_up(struct p2m *p, ppn_t ppn, uint64_t n, enum p2m_state to)
 {
 	uint64_t taken = 0, start = 0, run = 0;
 
 	/* Mappings of many pages go in a few calls. */
-	if (n > 1 && ppn.n < p->max_ppn)
-		p2m_call_drop_range(
-			p, ppn,
-			n < p->max_ppn - ppn.n ? n : p->max_ppn - ppn.n);
+	if (n > 1 && n <= p->max_ppn && range_is_ram(p, ppn, n))
+		p2m_call_drop_range(p, ppn, n);
 	for (uint64_t i = 0; i < n && ppn.n + i < p->max_ppn; i++) {
 		ppn_t q = {ppn.n + i};
 

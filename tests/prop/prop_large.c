@@ -260,6 +260,7 @@ static bool access_va(struct model *m, gva_t va, bool write, uint64_t *val)
 		case SHADOW_OK:
 			break;
 		case SHADOW_FAULT:
+		case SHADOW_PF:
 			return false;
 		case SHADOW_NOTOURS:
 			if (!shadow_need_window(m->s, va, 0))
