@@ -9,6 +9,8 @@
 #   make bench-programs  the five programs, against native and QEMU TCG
 #   make bench-share     what sharing costs a page, and how long its runs are
 #   make bench-disk      disk I/O, against QEMU TCG with the same image
+#   make bench-boot-stats  translation statistics of a whole boot
+#   make bench-tc        what a bound of the translation cache costs
 #   make bench-density   host memory of one more VM, saved against the oracle
 
 RUNS ?= 5
@@ -38,6 +40,11 @@ bench-share: $(BUILD)/bench/share
 	$<
 bench-disk: all guest
 	BUILD=$(BUILD) bench/bench_disk.sh -n $(RUNS)
+bench-boot-stats: all guest
+	BUILD=$(BUILD) bench/bench_boot_stats.sh
+bench-tc: all guest
+	BUILD=$(BUILD) bench/bench_tc.sh
+.PHONY: bench-boot-stats bench-tc
 bench-density: all guest
 	BUILD=$(BUILD) bench/bench_density.sh
 .PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density bench-disk

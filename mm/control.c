@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The control area's layout: the header struct on its own pages, then three
- * bitmaps, each page aligned, so that a bitmap of a quiet VM costs nothing.
+ * bitmaps, each page aligned, so that a bitmap of a quiet VM costs nothing, then
+ * the statistics.
  *
  * The layout is a function of the VM's size alone. The manager computes it
  * from its own configuration and never follows the offsets in the header once
  * a monitor can write them (control_offsets).
  */
 #include "mm/control.h"
+#include "mm/control_stats.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -61,11 +63,17 @@ static size_t bitmap_bytes(uint64_t max_ppn)
 	return page_up((max_ppn + 63) / 64 * 8);
 }
 
-size_t control_bytes(uint64_t ram_bytes, uint64_t low_limit)
+uint64_t control_stats_offset(uint64_t ram_bytes, uint64_t low_limit)
 {
 	uint64_t max = control_max_ppn(ram_bytes, low_limit);
 
 	return page_up(sizeof(struct control)) + 3 * bitmap_bytes(max);
+}
+
+size_t control_bytes(uint64_t ram_bytes, uint64_t low_limit)
+{
+	return control_stats_offset(ram_bytes, low_limit) +
+	       page_up(sizeof(struct control_stats));
 }
 
 void control_offsets(uint64_t ram_bytes, uint64_t low_limit, uint64_t off[3])
@@ -90,6 +98,7 @@ void control_init(struct control *c, uint64_t ram_bytes, uint64_t low_limit,
 	c->changed_off = off[0];
 	c->collected_off = off[1];
 	c->released_off = off[2];
+	c->stats_off = control_stats_offset(ram_bytes, low_limit);
 	snprintf(c->name, sizeof(c->name), "%s", name ? name : "");
 	c->state = CONTROL_NEW;
 }
@@ -131,7 +140,8 @@ static bool header_fits(const struct control *c, uint64_t bytes)
 	return c->changed_off == page_up(sizeof(*c)) &&
 	       c->collected_off == c->changed_off + bm &&
 	       c->released_off == c->collected_off + bm &&
-	       c->released_off + bm == bytes;
+	       c->stats_off == c->released_off + bm &&
+	       c->stats_off + page_up(sizeof(struct control_stats)) == bytes;
 }
 
 int control_map(int fd, struct control **out, size_t *bytes)

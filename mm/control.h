@@ -5,8 +5,8 @@
  * The control area: a memfd shared by the manager and one monitor.
  *
  * It holds what one side wants to know of the other without asking: counters,
- * a state word, and three bitmaps of one bit a PPN that carry the scanner's
- * news. Nothing in it moves guest memory: proposals and replies are messages
+ * a state word, the monitor's statistics (control_stats.h), and three bitmaps of
+ * one bit a PPN that carry the scanner's news. Nothing in it moves guest memory: proposals and replies are messages
  * (mm/sharing/share.h).
  *
  * Trust: the manager treats every byte as the word of a possibly hostile
@@ -30,7 +30,7 @@
 #include "mm/types.h"
 
 #define CONTROL_MAGIC	0x314c5443454e4453ull /* "SDNECTL1" */
-#define CONTROL_VERSION 1u
+#define CONTROL_VERSION 2u
 
 enum control_state {
 	CONTROL_NEW,	  /* made by the manager; no monitor has come yet */
@@ -100,6 +100,7 @@ struct control {
 	uint64_t size;	  /* of the whole area, bytes */
 	uint64_t max_ppn; /* bits in each bitmap */
 	uint64_t changed_off, collected_off, released_off; /* bytes */
+	uint64_t stats_off;
 	char name[64];	      /* of the VM, NUL-terminated */
 	uint64_t layout_seed; /* of the VM's share group; 0: none of its own
 				 (vmm/vm.h) */
@@ -185,6 +186,8 @@ void control_unmap(struct control *c, size_t bytes);
 /* Where the three maps begin (changed, collected, released), for whoever must
  * not believe the header. */
 void control_offsets(uint64_t ram_bytes, uint64_t low_limit, uint64_t off[3]);
+/* Where the statistics are: behind the maps. */
+uint64_t control_stats_offset(uint64_t ram_bytes, uint64_t low_limit);
 /* One past the last PPN of a VM of this size. */
 uint64_t control_max_ppn(uint64_t ram_bytes, uint64_t low_limit);
 

@@ -11,6 +11,9 @@
  * log file and looks for the marker on the way. The log is bounded, because a
  * guest decides how much it prints.
  *
+ * Statistics. The same timer copies the VM's counters into the control area,
+ * where the manager reads them (mm/control_stats.h).
+ *
  * Idle. What makes a guest fast costs memory: the translations of its boot are
  * most of a monitor. A timer looks at the process's CPU time; when the guest has
  * been quiet for two periods after having done something, the engine is asked
@@ -34,6 +37,7 @@
 
 #include "mm/base/log.h"
 #include "mm/control.h"
+#include "mm/control_stats.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
 #include "vmm/monitor_reclaim.h"
@@ -229,6 +233,14 @@ static void trim(struct vm *vm, struct vm_work *w)
 	m->trim_posted = false;
 }
 
+/* I/O thread; before and after it, the main thread. */
+static void publish(struct monitor *m)
+{
+	control_stats_publish(
+		(void *)((char *)m->control + m->control->stats_off),
+		m->vm->stats);
+}
+
 /* I/O thread. */
 static void on_idle_timer(void *ctx, uint32_t events)
 {
@@ -237,6 +249,7 @@ static void on_idle_timer(void *ctx, uint32_t events)
 
 	if (read(m->idle_timer, &n, sizeof(n)) != sizeof(n))
 		return;
+	publish(m);
 	now = cpu_ns();
 	used = now - m->cpu_ns;
 	m->cpu_ns = now;
@@ -367,6 +380,7 @@ static int prepare(struct monitor *m, char *err, size_t errlen)
 static int create_vm(struct monitor *m, char *err, size_t errlen)
 {
 	struct vm_config c = m->cfg->vm;
+	int r;
 
 	c.memfd = m->cfg->memfd;
 	c.pool_fd = m->cfg->pool_fd;
@@ -379,7 +393,13 @@ static int create_vm(struct monitor *m, char *err, size_t errlen)
 	control_set(&m->control->pid, (uint64_t)getpid());
 	control_set(&m->control->state, CONTROL_STARTING);
 	m->boot_ns = now_ns();
-	return vm_create(&c, &m->vm, err, errlen);
+	r = vm_create(&c, &m->vm, err, errlen);
+	if (!r && control_stats_init(
+			  (void *)((char *)m->control + m->control->stats_off),
+			  m->vm->stats))
+		log_error("%s: has more counters than the manager can see",
+			  m->cfg->vm.name);
+	return r;
 }
 
 static int connect_io(struct monitor *m)
@@ -469,6 +489,7 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 	}
 	*why = run(m);
 	iothread_stop(m->vm->io);
+	publish(m);
 	vm_destroy(m->vm); /* flushes the UART into the pipe */
 	drain_console(m);
 	control_set(&m->control->state, end_state(*why));

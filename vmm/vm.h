@@ -75,6 +75,7 @@ struct vm_config {
 	/* bt's test knobs (0 = default) */
 	unsigned tu_max; /* guest instructions per TU */
 	bool no_chain;
+	bool count; /* translated code counts what it executes */
 	bool lockstep;
 };
 

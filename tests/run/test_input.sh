@@ -104,13 +104,15 @@ ok "what a file holds does not reach the terminal" test \
 	"$(tr -d '\n' <"$T/err" | tr -d ' -~' | wc -c)" = 0
 bad 1 "$T/nobody" "no manager" top -s "$T/nobody"
 bad 1 "$T/nobody" "no manager" top --json -s "$T/nobody"
+bad 1 "$T/nobody" "no manager" stats vm0 -s "$T/nobody"
+bad 1 "$T/none.json" "cannot be read" stats "$T/none.json"
 bad 2 "frobnicate" "no such command" frobnicate
 bad 2 "frobnicate" "no such command" help frobnicate
 
 # Good ways of asking.
 run_for 20 "$SARDINE" --help
 ok "--help: status 0, text on stdout" test "$rc" = 0 -a -s "$T/out" -a ! -s "$T/err"
-for c in run pack top report check man; do
+for c in run pack top stats report check man; do
 	run_for 20 "$SARDINE" $c --help
 	ok "$c --help" test "$rc" = 0 -a -s "$T/out" -a ! -s "$T/err"
 done

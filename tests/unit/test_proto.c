@@ -357,9 +357,23 @@ static pid_t query_in_child(const char *path, const char *want)
 
 	if (pid)
 		return pid;
-	if (server_query(path, &text, &len, err, sizeof(err)))
+	if (server_query(path, "top", &text, &len, err, sizeof(err)))
 		_exit(1);
 	_exit(strcmp(text, want) ? 2 : 0);
+}
+
+/* Wait for a client and what it wants. */
+static int asked(struct server *s, const char *want)
+{
+	const char *line;
+	int fd;
+
+	while ((fd = server_accept(s, 0)) < 0)
+		usleep(1000);
+	while (server_client_ready(s, fd, &line) != SERVER_ASKED)
+		usleep(1000);
+	assert_string_equal(line, want);
+	return fd;
 }
 
 static void test_query(void **state)
@@ -371,10 +385,56 @@ static void test_query(void **state)
 
 	assert_int_equal(server_open(path_of("a"), false, &s, err, 256), 0);
 	pid = query_in_child(path_of("a"), "hello");
-	while (server_accept(s, strdup("hello"), 5, 0) == -1 &&
-	       waitpid(pid, &st, WNOHANG) == 0)
-		usleep(1000);
+	assert_int_equal(server_answer(s, asked(s, "top"), strdup("hello"), 5),
+			 SERVER_DONE);
+	assert_int_equal(waitpid(pid, &st, 0), pid);
 	assert_int_equal(st, 0);
+	server_close(s);
+}
+
+/* A line in pieces, no line at all, one without end, and nobody. */
+static void test_requests(void **state)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	char err[256], many[300];
+	const char *line;
+	struct server *s;
+
+	assert_int_equal(server_open(path_of("a"), false, &s, err, 256), 0);
+	strcpy(sa.sun_path, path_of("a"));
+	memset(many, 'x', sizeof(many));
+	for (int k = 0; k < 4; k++) {
+		int c = socket(AF_UNIX, SOCK_STREAM, 0), fd;
+
+		assert_int_equal(connect(c, (void *)&sa, sizeof(sa)), 0);
+		fd = server_accept(s, 0);
+		assert_true(fd >= 0);
+		assert_int_equal(server_client_ready(s, fd, &line),
+				 SERVER_WAIT);
+		if (k == 0) {
+			assert_int_equal(write(c, "sta", 3), 3);
+			assert_int_equal(server_client_ready(s, fd, &line),
+					 SERVER_WAIT);
+			assert_int_equal(write(c, "ts a\nb", 6), 6);
+			assert_int_equal(server_client_ready(s, fd, &line),
+					 SERVER_ASKED);
+			assert_string_equal(line, "stats a");
+		} else if (k == 1) {
+			shutdown(c, SHUT_WR);
+			assert_int_equal(server_client_ready(s, fd, &line),
+					 SERVER_ASKED);
+			assert_string_equal(line, "");
+		} else if (k == 2) {
+			assert_int_equal(write(c, many, sizeof(many)),
+					 sizeof(many));
+			assert_int_equal(server_client_ready(s, fd, &line),
+					 SERVER_DONE);
+			close(c);
+			continue;
+		}
+		assert_int_equal(server_answer(s, fd, NULL, 0), SERVER_DONE);
+		close(c);
+	}
 	server_close(s);
 }
 
@@ -383,6 +443,7 @@ static void test_long_answer(void **state)
 {
 	size_t len = 3 << 20;
 	char *text = malloc(len + 1), *want, err[256];
+	const char *line;
 	struct server *s;
 	pid_t pid;
 	int st, fd;
@@ -392,10 +453,10 @@ static void test_long_answer(void **state)
 	want = strdup(text);
 	assert_int_equal(server_open(path_of("a"), false, &s, err, 256), 0);
 	pid = query_in_child(path_of("a"), want);
-	while ((fd = server_accept(s, strdup(text), len, 0)) < 0)
-		usleep(1000);
-	while (!server_client_ready(s, fd))
-		usleep(100);
+	fd = asked(s, "top");
+	if (server_answer(s, fd, strdup(text), len) == SERVER_WAIT)
+		while (server_client_ready(s, fd, &line) != SERVER_DONE)
+			usleep(100);
 	assert_int_equal(waitpid(pid, &st, 0), pid);
 	assert_int_equal(st, 0);
 	free(text);
@@ -408,6 +469,7 @@ static void test_deaf_client(void **state)
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 	size_t len = 3 << 20;
+	const char *line;
 	char err[256], b;
 	struct server *s;
 	int c, fd;
@@ -416,11 +478,14 @@ static void test_deaf_client(void **state)
 	strcpy(sa.sun_path, path_of("a"));
 	c = socket(AF_UNIX, SOCK_STREAM, 0);
 	assert_int_equal(connect(c, (void *)&sa, sizeof(sa)), 0);
-	fd = server_accept(s, calloc(1, len), len, 1000);
+	fd = server_accept(s, 1000);
 	assert_true(fd >= 0);
-	assert_false(server_client_ready(s, fd));
+	assert_int_equal(write(c, "top\n", 4), 4);
+	assert_int_equal(server_client_ready(s, fd, &line), SERVER_ASKED);
+	assert_int_equal(server_answer(s, fd, calloc(1, len), len),
+			 SERVER_WAIT);
 	server_expire(s, 1000 + 4900000000ull);
-	assert_false(server_client_ready(s, fd));
+	assert_int_equal(server_client_ready(s, fd, &line), SERVER_WAIT);
 	server_expire(s, 1000 + 5000000000ull);
 	while (read(c, &b, 1) == 1)
 		;
@@ -460,7 +525,8 @@ static void test_stale_socket(void **state)
 	}
 	waitpid(pid, &st, 0);
 	assert_int_equal(access(path_of("a"), F_OK), 0);
-	assert_true(server_query(path_of("a"), &text, &len, err, 256) < 0);
+	assert_true(server_query(path_of("a"), "top", &text, &len, err, 256) <
+		    0);
 	assert_non_null(strstr(err, "no manager"));
 	assert_int_equal(server_open(path_of("a"), false, &s, err, 256), 0);
 	server_close(s);
@@ -492,7 +558,8 @@ static void test_bad_paths(void **state)
 	assert_non_null(strstr(err, "--socket"));
 	assert_true(server_open("/nonexistent/dir/a", false, &s, err, 400) < 0);
 	assert_non_null(strstr(err, "/nonexistent/dir/a"));
-	assert_true(server_query(path_of("none"), &text, &len, err, 400) < 0);
+	assert_true(server_query(path_of("none"), "top", &text, &len, err,
+				 400) < 0);
 	assert_non_null(strstr(err, "sardine pack"));
 }
 
@@ -738,6 +805,8 @@ int main(void)
 		cmocka_unit_test(test_order),
 		cmocka_unit_test(test_optional_fields),
 		cmocka_unit_test_setup_teardown(test_query, make_dir,
+						remove_dir),
+		cmocka_unit_test_setup_teardown(test_requests, make_dir,
 						remove_dir),
 		cmocka_unit_test_setup_teardown(test_long_answer, make_dir,
 						remove_dir),

@@ -19,6 +19,8 @@
 #include "mm/base/stats.h"
 #include "mm/p2m.h"
 #include "vmm/bt/layout.h"
+#include "vmm/bt/phase.h"
+#include "vmm/bt/reason.h"
 #include "vmm/cpu/vcpu.h"
 #include "vmm/mmu/shadow.h"
 #include "vmm/x86/regs.h"
@@ -87,7 +89,10 @@ struct ccf {
 	bool in_ibtc;
 	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
 	uint32_t reloc;	       /* index of the first */
-	uint32_t incoming;     /* exits chained to this CCF: EXIT_ID, 0: none */
+	/* The reason of its last callout + 1, or 0, and whose: recov.guest. */
+	uint8_t callout;
+	uint16_t callout_at;
+	uint32_t incoming; /* exits chained to this CCF: EXIT_ID, 0: none */
 	struct ccf_exit exit[CCF_EXITS];
 };
 
@@ -111,8 +116,12 @@ struct tmpl {
 	X(S, guest_insns, "guest instructions translated")                     \
 	X(S, guest_bytes, "bytes of guest code translated")                    \
 	X(S, host_bytes, "bytes of host code generated")                       \
+	X(S, translate_cycles, "TSC cycles of translating, decoding included") \
+	X(S, translate_timed, "instructions that these cycles were spent on")  \
 	X(S, ident, "instructions copied as they are")                         \
 	X(S, chained, "exits chained")                                         \
+	X(S, chain_misses, "times an exit that was not chained was taken")     \
+	X(S, ibtc_misses, "indirect branches that the table had no entry for") \
 	X(S, ibtc_fills, "indirect-branch table entries filled")               \
 	X(S, ibtc_flushes, "indirect-branch table flushes")                    \
 	X(S, fast_exits, "exits handled without saving vector state")          \
@@ -135,6 +144,8 @@ struct tmpl {
 	X(S, tc_evicted, "units that went with them")                          \
 	X(S, tc_flushes, "flushes of the whole translation cache")             \
 	X(S, interp_insns, "instructions left to the interpreter")             \
+	X(S, interp_mode, "of these: 16- and 32-bit code, steps, shadows")     \
+	X(S, interp_fetch, "of these: fetches that fault or are not of RAM")   \
 	X(S, lockstep_tus, "units compared with the interpreter")
 #define BT_STAT_FIELD(S, n, h) uint64_t n;
 struct bt_stats {
@@ -206,10 +217,11 @@ struct bt {
 
 	ZydisDecoder dec;
 	unsigned tu_max;
-	bool chain, lockstep;
+	bool chain, lockstep, count;
 	bool xgetbv1; /* the host has XGETBV with ECX = 1, and XSAVEC */
 	uint8_t mode; /* of the running vCPU */
 	enum shadow_fill last_fill; /* of the last host fault */
+	bool fault_is_access;	    /* it was a page fault */
 	struct {
 		bool write; /* HOT_PF_PENDING tells if any */
 		uint8_t cpl;
@@ -240,6 +252,10 @@ struct bt {
 	uint16_t *smc_count; /* by PPN (sparse): data writes to code pages */
 	struct bt_stats stats;
 	struct stat_group stat_group;
+	struct stat_group executed_group;
+	struct reasons reasons;
+	struct phases phases;
+	uint32_t recovered; /* CCF of the last bt_recover */
 };
 
 /* tu.c: decode one unit. */
@@ -369,6 +385,14 @@ void ibtc_clear(struct bt *bt, uint32_t id);
 void ibtc_flush(struct bt *bt, unsigned view);
 /* An exit out of its page is about to be chained. May flush the view. */
 void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
+
+/* account.c: statistics of the engine's loop. Register the groups; the callout at v->rip, which
+ * bt_recover has just found; the fault that last_fill is of; a unit whose
+ * translation began at TSC start. */
+void account_init(struct bt *bt);
+void account_callout(struct bt *bt);
+void account_fault(struct bt *bt);
+void account_translation(struct bt *bt, const struct ccf *c, uint64_t start);
 
 /* tc_audit.c: recount everything (tests). 0 or -EUCLEAN, and says what. */
 int tc_audit(struct bt *bt);

@@ -317,6 +317,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	bt->chain = !vm->cfg.no_chain;
 	bt->lockstep = vm->cfg.lockstep;
 	bt->xgetbv1 = host_has_xgetbv1();
+	bt->count = vm->cfg.count;
 	bt->epoch_next = 1;
 	bt->kern_epoch = 1;
 	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,
@@ -351,6 +352,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	bt->stat_group = (struct stat_group){
 		"bt", bt_stat_desc, ARRAY_SIZE(bt_stat_desc), &bt->stats, NULL};
 	vm_add_stats(vm, &bt->stat_group);
+	account_init(bt);
 	shadow_add_stats(bt->sh, vm);
 	return 0;
 fail:
@@ -380,6 +382,7 @@ static void mark_code(struct bt *bt, uint32_t ppn)
 static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 {
 	static _Thread_local struct tu tu;
+	uint64_t start = __builtin_ia32_rdtsc();
 	uint32_t id;
 
 	id = reloc_copy(bt, rip, ppn, bt->pend_from, false);
@@ -391,6 +394,7 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 	mark_code(bt, tu.ppn);
 	if (tu.straddle)
 		mark_code(bt, tu.ppn2);
+	account_translation(bt, &bt->ccf[id], start);
 	reloc_learn(bt, id);
 	return id;
 }
@@ -519,11 +523,15 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 	case BT_EXIT_CALLOUT:
 		bt->stats.callouts++;
 		bt_recover(bt, v->bt_hot[HOT_EXIT_INFO]);
+		account_callout(bt);
 		break;
 	case BT_EXIT_FAULT:
 		bt->stats.faults_slow++;
-		if (bt->last_fill == SHADOW_NOTOURS && need_windows(bt))
+		if (bt->last_fill == SHADOW_NOTOURS && need_windows(bt)) {
+			bt->reasons.fault[FAULT_window].count++;
 			return CPU_OK;
+		}
+		account_fault(bt);
 		if (bt->last_fill == SHADOW_NOMEM)
 			return vcpu_stop(v, "the host is out of memory");
 		break;
@@ -571,6 +579,7 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 	}
 	shadow_enter(bt->sh);
 	check_irq(bt);
+	reason_drop(&bt->reasons);
 	bt->pend_from = 0;
 	bt->pend_ibtc = false;
 	for (;;) {
@@ -585,7 +594,14 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 		if (bt->irq_pending && cpu_can_take_irq(v))
 			return EXIT_KICK;
 		bt_sync_mode(bt);
-		if (bt_interp_only(v) || !exec_page(bt, v->rip, &ppn)) {
+		if (bt_interp_only(v)) {
+			bt->stats.interp_mode++;
+			ppn = ~0u;
+		} else if (!exec_page(bt, v->rip, &ppn)) {
+			bt->stats.interp_fetch++;
+			ppn = ~0u;
+		}
+		if (ppn == ~0u) {
 			bt->pend_from = 0;
 			bt->pend_ibtc = false;
 			if (interp_one(bt) == CPU_EXIT)
@@ -608,6 +624,7 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 		v->bt_hot[HOT_PC] = (uint64_t)(bt->rx + bt->ccf[id].host +
 					       bt->ccf[id].direct);
 		bt->stats.entries++;
+		reason_end(&bt->reasons);
 		kind = bt_enter(v);
 		bt_sync_out(bt);
 		if (bt->lockstep && kind <= BT_EXIT_IBTC &&

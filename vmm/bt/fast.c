@@ -19,12 +19,14 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 	if (kind == BT_EXIT_CHAIN) {
 		uint32_t host = v->bt_hot[HOT_EXIT_INFO];
 
+		bt->stats.chain_misses++;
 		from = tc_find(bt, host);
 		c = &bt->ccf[from];
 		exit = ccf_exit_no(c, host);
 		rip = c->rip + (int64_t)c->exit[exit].target;
 		ppn = c->ppn;
 	} else {
+		bt->stats.ibtc_misses++;
 		rip = v->bt_hot[HOT_EXIT_INFO];
 	}
 	v->rip = rip;

@@ -89,6 +89,7 @@ enum recov_kind bt_recover(struct bt *bt, uint32_t host)
 		log_error("bug: no guest instruction at TC offset %#x", host);
 		abort();
 	}
+	bt->recovered = id;
 	v->rip = bt->ccf[id].rip + r->guest;
 	switch (r->kind) {
 	case RK_BORROW_RSI:
@@ -143,6 +144,7 @@ static _Noreturn void die(int sig, siginfo_t *si, greg_t *g)
 static int stub_fault(struct bt *bt, int sig, siginfo_t *si, greg_t *g)
 {
 	const struct bt_stub_fault *f = bt_stub_faults;
+	uint64_t start = __builtin_ia32_rdtsc();
 
 	while (f->pc && f->pc != (uint64_t)g[REG_RIP])
 		f++;
@@ -150,10 +152,12 @@ static int stub_fault(struct bt *bt, int sig, siginfo_t *si, greg_t *g)
 		die(sig, si, g);
 	if (sig == SIGSEGV && g[REG_TRAPNO] == 14 &&
 	    shadow_fill(bt->sh, (uint64_t)si->si_addr, g[REG_ERR] & 2,
-			!!(bt->mode & MODE_USER)) == SHADOW_OK)
+			!!(bt->mode & MODE_USER)) == SHADOW_OK) {
 		bt->stats.faults_hidden++;
-	else
+		reason_add(&bt->reasons.fault[FAULT_hidden], start);
+	} else {
 		g[REG_RIP] = (greg_t)f->fixup;
+	}
 	return BT_SIG_RETRY;
 }
 
@@ -165,12 +169,14 @@ int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 	greg_t *g = uc->uc_mcontext.gregs;
 	uint64_t pc = g[REG_RIP], addr = (uint64_t)si->si_addr;
 	uint32_t host = pc - (uint64_t)bt->rx;
-	uint64_t kind = BT_EXIT_FAULT;
+	uint64_t kind = BT_EXIT_FAULT, start = __builtin_ia32_rdtsc();
 	enum recov_kind rk;
 
 	if (pc - (uint64_t)bt->rx >= bt->tc_size)
 		return stub_fault(bt, sig, si, g);
 	bt->last_fill = SHADOW_NOTOURS;
+	/* An address that is not canonical is a #GP (13) of the host. */
+	bt->fault_is_access = sig == SIGSEGV || sig == SIGBUS;
 	if (sig == SIGSEGV && g[REG_TRAPNO] == 14) {
 		if (addr == BT_POLL_BAD) {
 			kind = BT_EXIT_POLL;
@@ -180,13 +186,19 @@ int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 					    !!(bt->mode & MODE_USER));
 			if (bt->last_fill == SHADOW_OK) {
 				bt->stats.faults_hidden++;
+				reason_add(&bt->reasons.fault[FAULT_hidden],
+					   start);
 				return BT_SIG_RETRY;
 			}
 		}
 	}
 	rk = recover_from(bt, g, host);
-	if (bt->last_fill == SHADOW_PF && rk != RK_TOUCH && !bt->lockstep)
-		return bt_pf_deliver(bt);
+	if (bt->last_fill == SHADOW_PF && rk != RK_TOUCH && !bt->lockstep) {
+		int how = bt_pf_deliver(bt);
+
+		reason_add(&bt->reasons.fault[FAULT_true], start);
+		return how;
+	}
 	v->bt_hot[HOT_EXIT_KIND] = kind;
 	return BT_SIG_LEAVE;
 }

@@ -104,6 +104,18 @@ static bool gen_insn(struct tr *t, unsigned k)
 	}
 }
 
+void gen_count(struct tr *t, unsigned i, unsigned n)
+{
+	int at = BT_D_VCPU(offsetof(struct vcpu, executed[i]));
+
+	if (!t->bt->count)
+		return;
+	emit_load(&t->e, S1, RT, at);
+	emit_lea(&t->e, S1, S1, n);
+	emit_store(&t->e, S1, RT, at);
+	delta_lost(t);
+}
+
 uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 {
 	struct tr t = {.bt = bt, .tu = tu};
@@ -125,6 +137,8 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	poll = needs_poll(tu);
 	gen_check(&t);
 	c->direct = t.e.p - t.e.start;
+	gen_count(&t, EXEC_UNITS, 1);
+	gen_count(&t, EXEC_INSNS, tu->n);
 	if (poll)
 		gen_poll(&t, 0, HOT_POLL);
 	for (unsigned k = 0; k < tu->n && go; k++) {

@@ -41,6 +41,7 @@ static void gen_jmp_const(struct tr *t, uint64_t target)
 {
 	if (!gva_canonical(target))
 		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND), 0);
+	gen_count(t, EXEC_IBTC, 1);
 	emit_imm(&t->e, S0, target);
 	emit_jmp_m(&t->e, RT, BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
 }
@@ -76,6 +77,7 @@ static void gen_jmp_s0(struct tr *t)
 	/* For a target that is not canonical: who wanted to go there? */
 	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND),
 			 t->c->host + (t->e.p - t->e.start));
+	gen_count(t, EXEC_IBTC, 1);
 	emit_movzx16(&t->e, S1, S0);
 	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
 }

@@ -16,6 +16,8 @@
 #define FAR 0x100000
 #define S0  11
 #define S1  10
+/* struct vcpu's executed[] */
+enum { EXEC_UNITS, EXEC_INSNS, EXEC_IBTC };
 
 struct tr {
 	struct bt *bt;
@@ -51,6 +53,10 @@ struct rewrite {
 	const struct mref *m;
 	uint8_t flip; /* bits of the opcode to turn over */
 };
+
+/* translate.c: add n to executed[i], if translated code counts. No flags are
+ * written, nothing faults; r10 is lost. */
+void gen_count(struct tr *t, unsigned i, unsigned n);
 
 /* translate_mem.c */
 bool is_special(int g);	     /* not in the host register of its number */

@@ -12,8 +12,8 @@
 #include "vmm/cli/cli.h"
 
 const struct command *const cli_commands[] = {
-	&cmd_run,   &cmd_pack,	   &cmd_top, &cmd_set,	   &cmd_report,
-	&cmd_check, &cmd_memsweep, &cmd_man, &cmd_monitor,
+	&cmd_run,    &cmd_pack,	 &cmd_top,	&cmd_stats, &cmd_set,
+	&cmd_report, &cmd_check, &cmd_memsweep, &cmd_man,   &cmd_monitor,
 };
 const size_t cli_n_commands = ARRAY_SIZE(cli_commands);
 

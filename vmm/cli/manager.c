@@ -264,21 +264,53 @@ static void on_socket(struct mvm *v)
 
 static void on_listen(struct manager *m)
 {
-	struct report r;
-	char *text = NULL;
-	json_t *o;
-	int fd;
+	int fd = server_accept(m->server, manager_now_ns());
 
-	if (!manager_sample(m, &r, false)) {
-		o = report_to_json(&r);
-		text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
-		json_decref(o);
-		report_free(&r);
-	}
-	fd = server_accept(m->server, text, text ? strlen(text) : 0,
-			   manager_now_ns());
 	if (fd >= 0)
-		manager_watch(m, fd, SRC_CLIENT, (uint32_t)fd, EPOLLOUT);
+		manager_watch(m, fd, SRC_CLIENT, (uint32_t)fd, EPOLLIN);
+}
+
+static json_t *answer_top(struct manager *m)
+{
+	struct report r;
+	json_t *o;
+
+	if (manager_sample(m, &r, false))
+		return NULL;
+	o = report_to_json(&r);
+	report_free(&r);
+	return o;
+}
+
+/* "top" and "stats [NAME]"; what is not known gets an empty object. */
+static json_t *answer(struct manager *m, const char *line)
+{
+	if (!*line || !strcmp(line, "top"))
+		return answer_top(m);
+	if (!strcmp(line, "stats"))
+		return manager_stats(m, NULL);
+	if (!strncmp(line, "stats ", 6))
+		return manager_stats(m, line + 6);
+	return json_object();
+}
+
+static void on_client(struct manager *m, int fd)
+{
+	struct epoll_event ev = {.events = EPOLLOUT,
+				 .data.u64 = (uint64_t)SRC_CLIENT << 32 |
+					     (uint32_t)fd};
+	const char *line;
+	char *text;
+	json_t *o;
+
+	if (server_client_ready(m->server, fd, &line) != SERVER_ASKED)
+		return;
+	o = answer(m, line);
+	text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+	json_decref(o);
+	if (server_answer(m->server, fd, text, text ? strlen(text) : 0) ==
+	    SERVER_WAIT)
+		epoll_ctl(m->epfd, EPOLL_CTL_MOD, fd, &ev);
 }
 
 static void dispatch(struct manager *m, const struct epoll_event *ev)
@@ -294,7 +326,7 @@ static void dispatch(struct manager *m, const struct epoll_event *ev)
 		on_listen(m);
 		return;
 	case SRC_CLIENT:
-		server_client_ready(m->server, (int)index);
+		on_client(m, (int)index);
 		return;
 	case SRC_METRICS: /* its turn comes in every round */
 	case SRC_INPUT:	  /* the owner reads it */

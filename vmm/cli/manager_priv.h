@@ -11,7 +11,9 @@
  *   manager_reclaim.c the budget
  *   manager_swap.c    swap files
  *   manager_command.c `sardine set`
+ *   manager_stats.c   the monitors' counters
  */
+#include <jansson.h>
 #include <sys/types.h>
 
 #include "mm/reclaim.h"
@@ -131,6 +133,9 @@ void manager_on_commander(struct manager *m, int fd);
 void mvm_release(struct mvm *v);
 /* Something came on the pipe of its stderr. */
 void mvm_on_text(struct mvm *v);
+/* What the monitors say of themselves, of one VM or all: {NAME: {GROUP: {COUNTER:
+ * value}}}. */
+json_t *manager_stats(struct manager *m, const char *name);
 /* Its process has ended, with this wait status. */
 void mvm_on_exit(struct mvm *v, int status);
 #endif

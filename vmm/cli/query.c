@@ -29,7 +29,7 @@ int query_sample(const char *path, struct report *r, char *err, size_t len)
 	json_t *o;
 	char *text;
 	size_t n;
-	int e = server_query(path, &text, &n, err, len);
+	int e = server_query(path, "top", &text, &n, err, len);
 
 	if (e)
 		return e;

@@ -14,13 +14,15 @@
 #include "vmm/cli/console.h"
 #include "vmm/cli/disks.h"
 #include "vmm/cli/stats_json.h"
+#include "vmm/cli/stats_table.h"
 #include "vmm/vm.h"
 
 struct run_opts {
 	char *kernel, *initrd, *append, *engine, *stats, *backing;
 	uint64_t mem, tc_size;
 	uint32_t tu_max;
-	bool no_reboot, debug_exit, rng, hvc, no_chain, lockstep, verbose;
+	bool no_reboot, debug_exit, rng, hvc, no_chain, count, lockstep,
+		verbose;
 	char *confine, **disks;
 };
 
@@ -54,7 +56,9 @@ static const struct opt opts[] = {
 	 "a reset by the guest ends the run, with status 3",
 	 OPT(struct run_opts, no_reboot)},
 	{"stats", 0, OPT_STR, "FILE.json",
-	 "write counters there when the run ends", OPT(struct run_opts, stats)},
+	 "write every counter there when the run ends; '-': print the "
+	 "translation statistics on standard error instead",
+	 OPT(struct run_opts, stats)},
 	{"debug-exit", 0, OPT_FLAG, NULL,
 	 "a write of v to port 0xf4 ends the run with status (v<<1)|1",
 	 OPT(struct run_opts, debug_exit)},
@@ -64,6 +68,10 @@ static const struct opt opts[] = {
 	 .dflt = "32M", OPT(struct run_opts, tc_size)},
 	{"verbose", 'v', OPT_FLAG, NULL, "say more on standard error",
 	 OPT(struct run_opts, verbose)},
+	{"count", 0, OPT_FLAG, NULL,
+	 "bt's code counts the units, instructions and indirect branches it "
+	 "executes, for --stats (slower)",
+	 OPT(struct run_opts, count)},
 	{"tu-max", 0, OPT_UINT, "N", "guest instructions in one TU at most",
 	 OPT(struct run_opts, tu_max), .hidden = true},
 	{"no-chain", 0, OPT_FLAG, NULL, "bt does not chain CCFs",
@@ -115,6 +123,8 @@ static int open_stats(struct run *r)
 	if (!r->o->stats)
 		return 0;
 	json_object_seed(0); /* reads /dev/urandom: not once confined */
+	if (!strcmp(r->o->stats, "-"))
+		return 0;
 	r->stats_fd = open(r->o->stats,
 			   O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	if (r->stats_fd >= 0)
@@ -131,6 +141,15 @@ static void print_error_exit(struct run *r)
 	log_error("the %s engine stopped the VM: %s", r->vm->engine->name,
 		  v->exit_reason[0] ? v->exit_reason : "no reason given");
 	vcpu_dump(v, STDERR_FILENO);
+}
+
+static void print_stats(struct run *r, enum vcpu_exit why)
+{
+	json_t *o = stats_json(r->vm, why);
+
+	if (o)
+		stats_table_print(o, stderr);
+	json_decref(o);
 }
 
 static int end_status(struct run *r, enum vcpu_exit why)
@@ -186,6 +205,8 @@ static int run_vm(struct run *r, const struct vm_config *cfg)
 	why = vm_run(r->vm);
 	console_close(r->console);
 	status = end_status(r, why);
+	if (r->o->stats && r->stats_fd < 0)
+		print_stats(r, why);
 	if (r->stats_fd >= 0 && stats_json_write(r->vm, why, r->stats_fd)) {
 		log_error("--stats %s: cannot be written", r->o->stats);
 		status = status ? status : CLI_HOST;
@@ -218,6 +239,7 @@ static int run_main(void *values, char *const args[])
 		.tc_bytes = o->tc_size,
 		.tu_max = o->tu_max,
 		.no_chain = o->no_chain,
+		.count = o->count,
 		.lockstep = o->lockstep,
 	};
 

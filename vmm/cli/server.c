@@ -18,9 +18,13 @@
 #define CLIENT_NS   5000000000ull
 #define QUERY_MS    5000
 #define QUERY_MAX   (8u << 20)
+#define LINE_MAX_   128
 
 struct client {
 	int fd; /* -1: free */
+	char line[LINE_MAX_];
+	size_t line_len;
+	bool asked;
 	char *text;
 	size_t len, done;
 	uint64_t deadline_ns;
@@ -217,7 +221,7 @@ static void end_client(struct client *c)
 	c->fd = -1;
 }
 
-static bool push(struct client *c)
+static enum server_client push(struct client *c)
 {
 	while (c->done < c->len) {
 		ssize_t n = send(c->fd, c->text + c->done, c->len - c->done,
@@ -226,16 +230,47 @@ static bool push(struct client *c)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
-			return false;
+			return SERVER_WAIT;
 		if (n < 0)
 			break;
 		c->done += (size_t)n;
 	}
 	end_client(c);
-	return true;
+	return SERVER_DONE;
 }
 
-int server_accept(struct server *s, char *text, size_t len, uint64_t now_ns)
+/* Read on, up to the end of the line. */
+static enum server_client pull(struct client *c, const char **line)
+{
+	char *nl = NULL;
+
+	while (!nl) {
+		size_t room = sizeof(c->line) - 1 - c->line_len;
+		ssize_t n =
+			recv(c->fd, c->line + c->line_len, room, MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return SERVER_WAIT;
+		if (n < 0 || !room) {
+			end_client(c);
+			return SERVER_DONE;
+		}
+		c->line_len += (size_t)n;
+		c->line[c->line_len] = '\0';
+		nl = strchr(c->line, '\n');
+		if (!n)
+			break;
+	}
+	if (nl)
+		*nl = '\0';
+	c->asked = true;
+	*line = c->line;
+	return SERVER_ASKED;
+}
+
+int server_accept(struct server *s, uint64_t now_ns)
 {
 	int fd =
 		accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -244,22 +279,45 @@ int server_accept(struct server *s, char *text, size_t len, uint64_t now_ns)
 	for (unsigned i = 0; i < MAX_CLIENTS && !c; i++)
 		if (s->clients[i].fd < 0)
 			c = &s->clients[i];
-	if (fd < 0 || !c || !text) {
+	if (fd < 0 || !c) {
 		if (fd >= 0)
 			close(fd);
-		free(text);
 		return -1;
 	}
-	*c = (struct client){fd, text, len, 0, now_ns + CLIENT_NS};
-	return push(c) ? -1 : fd;
+	*c = (struct client){.fd = fd, .deadline_ns = now_ns + CLIENT_NS};
+	return fd;
 }
 
-bool server_client_ready(struct server *s, int fd)
+static struct client *client_of(struct server *s, int fd)
 {
 	for (unsigned i = 0; i < MAX_CLIENTS; i++)
 		if (s->clients[i].fd == fd)
-			return push(&s->clients[i]);
-	return true;
+			return &s->clients[i];
+	return NULL;
+}
+
+enum server_client server_client_ready(struct server *s, int fd,
+				       const char **line)
+{
+	struct client *c = client_of(s, fd);
+
+	if (!c)
+		return SERVER_DONE;
+	return c->asked ? push(c) : pull(c, line);
+}
+
+enum server_client server_answer(struct server *s, int fd, char *text,
+				 size_t len)
+{
+	struct client *c = client_of(s, fd);
+
+	if (!c) {
+		free(text);
+		return SERVER_DONE;
+	}
+	c->text = text;
+	c->len = text ? len : 0;
+	return push(c);
 }
 
 void server_expire(struct server *s, uint64_t now_ns)
@@ -378,15 +436,27 @@ static int read_all(int fd, char **text, size_t *len)
 	}
 }
 
-int server_query(const char *path, char **text, size_t *len, char *err,
-		 size_t errlen)
+static int send_line(int fd, const char *line)
+{
+	char buf[LINE_MAX_ + 1];
+	int n = snprintf(buf, sizeof(buf), "%s\n", line);
+
+	if (n >= LINE_MAX_)
+		return -ENAMETOOLONG;
+	return send(fd, buf, (size_t)n, MSG_NOSIGNAL) == n ? 0 : -EPIPE;
+}
+
+int server_query(const char *path, const char *line, char **text, size_t *len,
+		 char *err, size_t errlen)
 {
 	int fd = connect_to(path, err, errlen), r;
 
 	*text = NULL;
 	if (fd < 0)
 		return fd;
-	r = read_all(fd, text, len);
+	r = send_line(fd, line);
+	if (!r)
+		r = read_all(fd, text, len);
 	close(fd);
 	if (r) {
 		snprintf(err, errlen, "%s: no answer from the manager: %s",

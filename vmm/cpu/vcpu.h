@@ -191,6 +191,10 @@ struct vcpu {
 			_Atomic uint32_t requests;   /* VCPU_REQ_* */
 			uint64_t instructions;	     /* interpreted so far */
 			uint64_t layout_seed; /* cpu/layout.h; 0: not now */
+			/* Counted by translated code itself, if it was asked to
+			 * (run --count): units, instructions, branches through
+			 * the IBTC. */
+			uint64_t executed[3];
 		};
 		uint8_t pad_[VCPU_SIZE - 512];
 	};

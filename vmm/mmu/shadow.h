@@ -20,6 +20,8 @@ struct shadow;
 	X(S, unmaps, "pages unmapped")                                         \
 	X(S, revalidations, "flushes answered by walking what is mapped")      \
 	X(S, revalidated, "pages walked for that")                             \
+	X(S, reval_gone, "of these: unmapped, their translation had changed")  \
+	X(S, reval_readonly, "of these: made read-only")                       \
 	X(S, spaces, "address spaces given windows")                           \
 	X(S, recycled, "address spaces recycled")                              \
 	X(S, windows, "windows created")                                       \

@@ -12,7 +12,6 @@ enum node_state node_judge(struct shadow *s, const struct node *n)
 	gva_t gva = w->gbase + ((uint64_t)n->vpn << PAGE_SHIFT);
 	struct walk wk;
 
-	s->st.revalidated++;
 	if (mmu_walk(s->v, gva, WALK_PROBE, &wk) ||
 	    gpa_to_ppn(wk.gpa).n != n->ppn || !wk.accessed ||
 	    (!wk.user && (n->flags & N_USER)) ||
@@ -92,6 +91,8 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 	struct doomed d = {0, 0};
 
 	if (!loose_only && s->win[wi].n > 1 && window_dead(s, wi)) {
+		s->st.revalidated += s->win[wi].n;
+		s->st.reval_gone += s->win[wi].n;
 		window_clear(s, wi);
 		return;
 	}
@@ -99,6 +100,7 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 		next = s->node[i].wnext;
 		if (loose_only && !(s->node[i].flags & N_LOOSE))
 			continue;
+		s->st.revalidated++;
 		/* A big one: all of it, or page by page. */
 		if (s->node[i].flags & N_BIG) {
 			node_revalidate(s, i);
@@ -106,10 +108,12 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 		}
 		switch (node_judge(s, &s->node[i])) {
 		case NODE_GONE:
+			s->st.reval_gone++;
 			doomed_add(s, wi, &d, s->node[i].vpn);
 			node_del(s, i);
 			break;
 		case NODE_READ_ONLY:
+			s->st.reval_readonly++;
 			node_set_readonly(s, i);
 			break;
 		default:
