@@ -155,6 +155,8 @@ struct bt_stats {
 /* The TC begins with a jump out for checks that fail. */
 #define TC_MISS_STUB 0
 #define TC_START     16
+/* In front of each CCF: its id. */
+#define TC_HEADER    8 /* copies are written in words (reloc.c) */
 
 #define TC_REGIONS   8
 struct tc_region {
@@ -200,7 +202,10 @@ struct bt {
 
 	uint8_t *view[2]; /* T of CPL 0's and CPL 3's view */
 	void **ibtc[2];
-	uint32_t *ibtc_head[2]; /* first CCF of each entry, or 0 */
+	int miss_fd;	      /* a few pages of misses */
+	bool cold;	      /* at rest: the IBTC is not filled */
+	uint32_t cold_misses; /* since TSC cold_since */
+	uint64_t cold_since;
 	uint32_t ibtc_log_n[2];
 	uint16_t *ibtc_log[2];
 	uint32_t *cross_log[2], n_cross[2]; /* exits chained across pages */
@@ -376,7 +381,10 @@ unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len);
 
 /* ibtc.c */
 int ibtc_init(struct bt *bt);
+/* The table of view v, BT_IBTC_BYTES at `at`. */
+int ibtc_map(struct bt *bt, unsigned v, void *at);
 void ibtc_fini(struct bt *bt);
+/* Emptied (ibtc_flush): give its memory back, and rest. */
 void ibtc_trim(struct bt *bt);
 void ibtc_fill(struct bt *bt, uint32_t id);
 /* Take one CCF out of it. */

@@ -261,7 +261,7 @@ static int view_init(struct bt *bt, int k, int vcpu_fd)
 	if (p == MAP_FAILED)
 		return -ENOMEM;
 	t = p + BT_IBTC_OFF;
-	if (map_fixed(t - BT_IBTC_OFF, BT_IBTC_BYTES, -1) == MAP_FAILED ||
+	if (ibtc_map(bt, k, t - BT_IBTC_OFF) ||
 	    map_fixed(t - VCPU_SIZE, VCPU_SIZE, vcpu_fd) == MAP_FAILED ||
 	    map_fixed(t, PAGE_SIZE, -1) == MAP_FAILED ||
 	    map_fixed(t + BT_TABLE_SPAN - PAGE_SIZE, PAGE_SIZE, -1) ==
@@ -270,9 +270,6 @@ static int view_init(struct bt *bt, int k, int vcpu_fd)
 		return -ENOMEM;
 	}
 	bt->view[k] = t;
-	bt->ibtc[k] = (void **)(t - BT_IBTC_OFF);
-	for (unsigned i = 0; i < BT_IBTC_ENTRIES; i++)
-		bt->ibtc[k][i] = (void *)bt_exit_ibtc;
 	return 0;
 }
 
@@ -280,6 +277,8 @@ static void bt_free(struct bt *bt)
 {
 	bt_fault_fini(bt);
 	free(bt->ls);
+	if (bt->miss_fd >= 0)
+		close(bt->miss_fd);
 	if (bt->sh)
 		shadow_destroy(bt->sh);
 	if (bt->ccf)
@@ -312,6 +311,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	bt->v = v;
 	bt->p2m = vm->p2m;
 	bt->ibtc_miss = (void *)bt_exit_ibtc;
+	bt->miss_fd = -1;
 	bt->tu_max = vm->cfg.tu_max && vm->cfg.tu_max < TU_MAX ? vm->cfg.tu_max
 							       : TU_MAX;
 	bt->chain = !vm->cfg.no_chain;
@@ -643,7 +643,7 @@ static void bt_trim(struct vm *vm)
 
 	tc_flush(bt);
 	tc_trim(bt);
-	shadow_drop_all(bt->sh);
+	shadow_trim(bt->sh);
 	interp_trim(vm->vcpu);
 }
 

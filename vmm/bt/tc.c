@@ -159,7 +159,7 @@ bool tc_has_room(const struct bt *bt)
 	const struct tc_region *g = &bt->region[bt->tc_cur];
 
 	return g->n_ccf < bt->region_ccf &&
-	       g->used + CCF_MAX_BYTES <= bt->region_bytes &&
+	       g->used + TC_HEADER + CCF_MAX_BYTES <= bt->region_bytes &&
 	       g->n_recov + CCF_MAX_RECOV <= bt->region_recov;
 }
 
@@ -177,7 +177,7 @@ uint32_t tc_place(struct bt *bt)
 	g = &bt->region[bt->tc_cur];
 	id = bt->tc_cur * bt->region_ccf + g->n_ccf;
 	c = &bt->ccf[id];
-	c->host = bt->tc_cur * bt->region_bytes + g->used;
+	c->host = bt->tc_cur * bt->region_bytes + g->used + TC_HEADER;
 	c->recov = bt->tc_cur * bt->region_recov + g->n_recov;
 	return id;
 }
@@ -197,9 +197,10 @@ void tc_commit(struct bt *bt, uint32_t id)
 {
 	struct tc_region *g = &bt->region[bt->tc_cur];
 	struct ccf *c = &bt->ccf[id];
-	uint32_t bytes = (c->host_len + 15) & ~15u;
+	uint32_t bytes = (TC_HEADER + c->host_len + 15) & ~15u;
 	struct bt_stats *st = &bt->stats;
 
+	memcpy(bt->rw + c->host - sizeof(id), &id, sizeof(id));
 	g->n_ccf++;
 	g->n_recov += c->n_recov;
 	g->used += bytes;

@@ -180,6 +180,13 @@ static void audit_hash(struct recount *rc)
 	differ(rc, "the number of CCFs in the hash", n, rc->live);
 }
 
+static uint32_t head_of(struct bt *bt, unsigned v, unsigned slot)
+{
+	const uint8_t *e = bt->ibtc[v][slot];
+
+	return e == bt->ibtc_miss ? 0 : tc_find(bt, e - bt->rx);
+}
+
 static void audit_ibtc(struct recount *rc)
 {
 	struct bt *bt = rc->bt;
@@ -187,7 +194,7 @@ static void audit_ibtc(struct recount *rc)
 
 	for (unsigned v = 0; v < 2; v++)
 		for (uint32_t i = 0; i < BT_IBTC_ENTRIES; i++) {
-			uint32_t id = bt->ibtc_head[v][i];
+			uint32_t id = head_of(bt, v, i);
 			void *want =
 				id ? bt->rx + bt->ccf[id].host : bt->ibtc_miss;
 

@@ -11,6 +11,10 @@
 #include "mm/types.h"
 #include "vmm/cli/cli.h"
 
+/* jemalloc's: one arena and no thread caches. Nothing here allocates often
+ * enough to gain from more, and each VM's monitor pays for them. */
+const char *malloc_conf = "narenas:1,tcache:false";
+
 const struct command *const cli_commands[] = {
 	&cmd_run,    &cmd_pack,	 &cmd_top,	&cmd_stats, &cmd_set,
 	&cmd_report, &cmd_check, &cmd_memsweep, &cmd_man,   &cmd_monitor,

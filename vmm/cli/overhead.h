@@ -8,6 +8,14 @@
  * memfd it holds that is not the guest's and not a pool (translation cache,
  * control area).
  *
+ * What a resting monitor's 2.8 MiB are (128 MiB guest, KiB, two of them on the
+ * host): page tables 550, allocator 530 (the engine's struct, the interpreter's
+ * decoded instructions), the books of 2,400 units 260 and their code 250, windows'
+ * books 120, parts of the program and its libraries that two share 600 and that
+ * are its own (relocations, data) 250, stacks 170, control area 24. Trimming
+ * (vmm/monitor.c) gives the rest back; it was 5 MiB when the indirect-branch
+ * tables stayed.
+ *
  * Costs a few milliseconds for a monitor with many mappings: sample rarely.
  */
 #include <stdint.h>

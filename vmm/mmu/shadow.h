@@ -101,6 +101,8 @@ void shadow_drop_range(struct shadow *s, ppn_t ppn, uint64_t n);
 void shadow_protect_range(struct shadow *s, ppn_t ppn, uint64_t n);
 /* Unmap everything (idle trimming, VMA pressure). */
 void shadow_drop_all(struct shadow *s);
+/* The same, and give the books' memory back. */
+void shadow_trim(struct shadow *s);
 
 /* Changes whenever user-half translations of the running space may have. */
 uint64_t shadow_space_epoch(const struct shadow *s);

@@ -105,6 +105,15 @@ int shadow_create(struct vcpu *v, struct p2m *p, const struct shadow_tables *t,
 	return 0;
 }
 
+void shadow_trim(struct shadow *s)
+{
+	shadow_drop_all(s);
+	/* Without nodes all heads are 0, as untouched memory is. */
+	madvise(s->node, s->max_node * sizeof(*s->node), MADV_DONTNEED);
+	madvise(s->rmap, p2m_max_ppn(s->p) * sizeof(*s->rmap), MADV_DONTNEED);
+	madvise(s->hash, sizeof(*s->hash) << HASH_BITS, MADV_DONTNEED);
+}
+
 void shadow_destroy(struct shadow *s)
 {
 	shadow_drop_all(s);
