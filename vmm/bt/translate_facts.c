@@ -94,11 +94,23 @@ static int copy_of(const struct tu_insn *in)
 	}
 }
 
+/* MOV of a constant that is more likely an address than an index: true to call
+ * it small, but then the other register would be taken for the base, and each
+ * access would fault beside the wrong slot. */
+static bool loads_address(const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[1];
+
+	return in->i.mnemonic == ZYDIS_MNEMONIC_MOV &&
+	       o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+	       (o->imm.value.s >= FAR || o->imm.value.s <= -FAR);
+}
+
 /* A 32-bit write that zero-extends, whatever happens. */
 static bool surely_writes32(const struct tu_insn *in,
 			    const ZydisDecodedOperand *o)
 {
-	if (o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE)
+	if ((o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE) || loads_address(in))
 		return false;
 	switch (in->i.meta.category) {
 	case ZYDIS_CATEGORY_BINARY:
@@ -124,7 +136,7 @@ static bool small64(const struct tr *t, const struct tu_insn *in)
 		return o->size <= 32;
 	case ZYDIS_MNEMONIC_MOV:
 		if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-			return fits32(o->imm.value.s);
+			return fits32(o->imm.value.s) && !loads_address(in);
 		return copy_of(in) >= 0 && (t->small >> copy_of(in) & 1);
 	case ZYDIS_MNEMONIC_AND:
 		return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
