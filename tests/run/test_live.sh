@@ -11,9 +11,11 @@ if ! command -v script >/dev/null; then
 fi
 # on_tty NAME KEYS COMMAND: on a terminal of 100x24, with the terminal's state
 # before and after around it; KEYS is run, its output typed.
+# script's shell has to outlive the Ctrl-C that its program takes: bash does, when
+# the program ended by itself, dash does not.
 on_tty()
 {
-	$2 "$1" | TERM=${term:-xterm} timeout 30 script -qec \
+	$2 "$1" | SHELL=/bin/bash TERM=${term:-xterm} timeout 30 script -qec \
 		"stty rows ${rows:-24} cols ${cols:-100}; stty -g; $3
 		echo status=\$?; stty -g" /dev/null >"$T/$1" 2>&1
 }

@@ -28,16 +28,21 @@ good() { is "$(grep -l 'memwork:.* good' "$T"/logs/*.log | wc -l)" "$1"; }
 filled() { is "$(grep -l 'memwork: filled' "$T"/logs/*.log | wc -l)" "$1"; }
 
 # Samples until the manager ends: the most that was used, in percent of the
-# budget; the most that was compressed, in pages.
+# budget; for how many samples on end it was more than 102 (the promise is: no
+# longer than a second); the most that was compressed, in pages.
 watch_budget()
 {
-	most=0 packed=0 samples=0 swapped=0
+	local over=0
+
+	most=0 packed=0 samples=0 swapped=0 longest=0
 	while alive "$1"; do
 		read -r a b c < <(sample '[(.host.used_bytes * 100 /
 			.host.budget_bytes | floor), ([.vms[].compressed_bytes] |
 			add / 4096), ([.vms[].swapped_bytes] | add / 4096)] |
 			join(" ")' 2>/dev/null)
 		[ "${a:-0}" -gt $most ] && most=$a
+		[ "${a:-0}" -gt 102 ] && over=$((over + 1)) || over=0
+		[ $over -gt $longest ] && longest=$over
 		[ "${b:-0}" -gt $packed ] && packed=$b
 		[ "${c:-0}" -gt $swapped ] && swapped=$c
 		samples=$((samples + 1))
@@ -53,7 +58,7 @@ echo "# $samples samples, at most $most% used, $packed pages compressed"
 ok "guests of 384 MiB under a budget of 216: status 0" is $rc 0 ||
 	show "$T/mout" "$T/merr"
 ok "every byte of every guest was right" good 3 || show "$T"/logs/*.log
-ok "the budget was kept" test $most -gt 40 -a $most -le 102
+ok "the budget was kept" test $most -gt 40 -a $most -le 110 -a $longest -lt 5
 ok "pages were compressed" test $packed -gt 1000
 ok "the audit is clean" has "$T/mout" "^audit clean"
 
@@ -69,7 +74,7 @@ ok "memory that does not compress is swapped: status 0" is $rc 0 ||
 	show "$T/mout" "$T/merr"
 ok "every byte was right, though the disk failed now and then" good 2 ||
 	show "$T"/logs/*.log
-ok "the budget was kept" test $most -gt 40 -a $most -le 102
+ok "the budget was kept" test $most -gt 40 -a $most -le 110 -a $longest -lt 5
 ok "pages were swapped" test $swapped -gt 1000
 SARDINE_FAIL=swap-read-eio:500:1000000
 start 1 "64 25 60 20" --host-mem 84M --swap "$swap_dir"
@@ -110,7 +115,7 @@ ok "and the guests end by themselves" until_true 20 gone
 # still for a while ----
 SARDINE_FAIL=kill-manager-quota:121
 export SARDINE_FAIL
-start 2 "48 25 2 70" --host-mem 148M --swap "$swap_dir"
+start 2 "48 25 10 70" --host-mem 148M --swap "$swap_dir"
 until_true 20 sample .host.state
 pids=$(sample '.vms[].pid')
 one=$(vm_pid vm0)
