@@ -18,6 +18,7 @@
 #include "vmm/dev/lapic.h"
 #include "vmm/dev/iothread.h"
 #include "vmm/dev/uart.h"
+#include "vmm/dev/virtio_balloon.h"
 #include "vmm/dev/virtio_blk.h"
 #include "vmm/dev/virtio_console.h"
 #include "vmm/dev/virtio_pci.h"
@@ -35,7 +36,7 @@ struct pci_slot {
 struct board_pci {
 	struct pci_bus *bus;
 	struct pci_slot slot[PCI_SLOTS];
-	struct virtio_dev *console;
+	struct virtio_dev *console, *balloon;
 	unsigned n;
 };
 
@@ -115,6 +116,24 @@ static int add_rng(struct vm *vm)
 	return plug(vm, s, virtio_rng_create(&h, &c));
 }
 
+static int add_balloon(struct vm *vm)
+{
+	struct pci_slot *s = next_slot(vm, "balloon", 0);
+	struct virtio_host h = host(vm);
+	struct virtio_dev *d;
+	int r;
+
+	if (!s)
+		return -ENOSPC;
+	d = virtio_balloon_create(&h, s->name);
+	if (d)
+		virtio_balloon_stat_group(d, &s->more);
+	r = plug(vm, s, d);
+	if (!r)
+		vm->pci->balloon = d;
+	return r;
+}
+
 static void blk_event(void *ctx, uint32_t events)
 {
 	virtio_blk_ready(ctx);
@@ -179,6 +198,8 @@ static int add_devices(struct vm *vm, char *err, size_t errlen)
 		r = add_rng(vm);
 	if (!r && vm->cfg.hvc)
 		r = add_console(vm);
+	if (!r && vm->cfg.balloon)
+		r = add_balloon(vm);
 	return r;
 }
 
@@ -190,7 +211,8 @@ int board_pci_create(struct vm *vm, const struct irq_line intx[4], char *err,
 	struct pci_bus_config c = {.msi = {send_msi, vm}};
 	int r;
 
-	if (!vm->cfg.rng && !vm->cfg.n_disks && !vm->cfg.hvc)
+	if (!vm->cfg.rng && !vm->cfg.n_disks && !vm->cfg.hvc &&
+	    !vm->cfg.balloon)
 		return 0;
 	vm->pci = calloc(1, sizeof(*vm->pci));
 	if (!vm->pci)
@@ -242,6 +264,11 @@ void board_pci_add_stats(struct vm *vm)
 struct virtio_dev *board_pci_console(const struct vm *vm)
 {
 	return vm->pci ? vm->pci->console : NULL;
+}
+
+struct virtio_dev *board_pci_balloon(const struct vm *vm)
+{
+	return vm->pci ? vm->pci->balloon : NULL;
 }
 
 struct pci_bus *board_pci_bus(const struct vm *vm)

@@ -18,8 +18,9 @@ struct virtio_dev;
  * say than the error; board_pci_destroy takes away what is there. */
 int board_pci_create(struct vm *vm, const struct irq_line intx[4], char *err,
 		     size_t errlen);
-/* The virtio-console, or NULL. */
+/* The virtio-console; the virtio-balloon; or NULL. */
 struct virtio_dev *board_pci_console(const struct vm *vm);
+struct virtio_dev *board_pci_balloon(const struct vm *vm);
 /* The bus, or NULL. */
 struct pci_bus *board_pci_bus(const struct vm *vm);
 /* Under dev_lock; the I/O thread is stopped. */

@@ -51,6 +51,7 @@ struct vm_config {
 	enum backing backing;
 	bool debug_exit; /* port 0xf4 */
 	bool rng;	 /* a virtio-rng */
+	bool balloon;	 /* a virtio-balloon */
 	bool hvc;	 /* a virtio-console on the same console as the UART */
 	const struct disk_config *disks; /* virtio-blk, in this order */
 	unsigned n_disks;

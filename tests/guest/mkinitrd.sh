@@ -23,7 +23,7 @@ for a in sh mount umount cat echo ls ps top dmesg poweroff reboot hostname \
 	ln -s busybox "$root/bin/$a"
 done
 for a in primes fib getppid forkwait memsweep chase tlbread4k tlbread2m faults \
-	pipe signals syscalls execloop quit timed clock selftest work memwork debugexit; do
+	pipe signals syscalls execloop quit timed clock selftest work memwork hog debugexit; do
 	ln -s guest "$root/bin/$a"
 done
 if [ $# -gt 4 ]; then

@@ -168,10 +168,17 @@ static void do_give_back(struct rig *g, struct fake *v, unsigned i)
 {
 	unsigned n = 1 + rnd_below(&g->r, 8);
 
-	if (rnd_below(&g->r, 2))
+	switch (rnd_below(&g->r, 3)) {
+	case 0:
 		p2m_discard(v->p, (ppn_t){i}, n);
-	else
+		break;
+	case 1:
 		p2m_balloon(v->p, (ppn_t){i}, n);
+		break;
+	default: /* no page's bytes change by it */
+		p2m_unballoon(v->p, (ppn_t){i}, n);
+		return;
+	}
 	for (unsigned k = i; k < i + n && k < PAGES; k++)
 		v->page[k] = (struct page){0};
 }
@@ -303,7 +310,7 @@ static void step(struct rig *g)
 		do_prepare(g, v, i);
 		break;
 	case 22:
-		if (!rnd_below(&g->r, 4))
+		if (!rnd_below(&g->r, 2))
 			do_give_back(g, v, i);
 		break;
 	case 23 ... 25:

@@ -656,7 +656,8 @@ static void test_fleet_disks(void **state)
 {
 	char *given[] = {"all.img,ro", NULL};
 	struct vm_spec l = like;
-	char text[] = "a disk=x.img disk=\"y z\",cow={vm}.cow rng=yes\nb",
+	char text[] = "a disk=x.img disk=\"y z\",cow={vm}.cow rng=yes "
+		      "balloon=off\nb",
 	     err[256];
 	struct fleet f;
 
@@ -666,10 +667,10 @@ static void test_fleet_disks(void **state)
 	assert_string_equal(f.vms[0].disks[0], "x.img");
 	assert_string_equal(f.vms[0].disks[1], "y z,cow={vm}.cow");
 	assert_null(f.vms[0].disks[2]);
-	assert_true(f.vms[0].rng);
+	assert_true(f.vms[0].rng && f.vms[0].no_balloon);
 	assert_string_equal(f.vms[1].disks[0], "all.img,ro");
 	assert_null(f.vms[1].disks[1]);
-	assert_false(f.vms[1].rng);
+	assert_false(f.vms[1].rng || f.vms[1].no_balloon);
 	fleet_free(&f);
 	assert_int_equal(fleet("[{\"name\":\"a\",\"disk\":[\"x\",\"y\"]},"
 			       "{\"name\":\"b\",\"disk\":\"z\"}]",
@@ -741,6 +742,7 @@ static void test_fleet_complaints(void **state)
 		{"a group=../x", "line 1", "group=../x"},
 		{"a disk=x,rw", "line 1", "--disk x,rw"},
 		{"a rng=1", "line 1", "rng=1"},
+		{"a balloon=0", "line 1", "write on or off"},
 		{"[{\"name\":\"a\",\"disk\":[1]}]", "VM 1", "disk"},
 		{"[", "line", "not JSON"},
 		{"[3]", "VM 1", "not an object"},

@@ -20,7 +20,7 @@
 #include "vmm/dev/virtio_pci.h"
 
 #define VD_RAM	   (4ull << 20)
-#define VD_QUEUES  4
+#define VD_QUEUES  6
 /* Where queue q's rings are: 64 KiB each, from 1 MiB on. */
 #define VD_RING(q) (0x100000ull + 0x10000ull * (q))
 

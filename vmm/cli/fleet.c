@@ -163,6 +163,12 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 			return bad(l, "rng=%s: write yes or no", val);
 		return 0;
 	}
+	if (!strcmp(key, "balloon")) {
+		s->no_balloon = !strcmp(val, "off");
+		if (!s->no_balloon && strcmp(val, "on"))
+			return bad(l, "balloon=%s: write on or off", val);
+		return 0;
+	}
 	if (!strcmp(key, "mem")) {
 		if (size_parse(val, &s->mem))
 			return bad(l, "mem=%s: not a size; write it as 128M",
@@ -210,8 +216,8 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 	}
 	return bad(l,
 		   "%s: no such key; there are name, kernel, initrd, mem, "
-		   "append, group, backing, count, disk, rng, mem.min, "
-		   "mem.max, mem.shares",
+		   "append, group, backing, count, disk, rng, balloon, "
+		   "mem.min, mem.max, mem.shares",
 		   key);
 }
 

@@ -8,11 +8,12 @@
  *
  *   NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] [append="STR"] [group=NAME]
  *        [backing=auto|4k|2m] [count=N] [disk=SPEC]... [rng=yes]
+ *        [balloon=off]
  *
  * or JSON, a list of objects with the same names as keys ("name", "kernel",
  * "initrd", "mem" as text or bytes, "append", "group", "backing", "count",
- * "disk" as text or a list of texts, "rng"). What is left out comes from the
- * command line.
+ * "disk" as text or a list of texts, "rng", "balloon"). What is left out comes
+ * from the command line.
  * count=N makes NAME0 .. NAME(N-1). VMs of different groups never share a page.
  * Disks are written as in vmm/cli/disks.h. mem.min=SIZE, mem.max=SIZE,
  * mem.shares=N: what the VM may have of the budget.
@@ -33,7 +34,7 @@ struct vm_spec {
 	uint64_t mem;
 	char **disks;	/* as OPT_LIST; NULL: none */
 	bool own_disks; /* not those of the command line */
-	bool rng;
+	bool rng, no_balloon;
 	/* Of the budget; 0: by default (manager_reclaim.c). */
 	uint64_t mem_min, mem_max, mem_shares;
 	enum backing backing;

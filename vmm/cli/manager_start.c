@@ -111,6 +111,8 @@ static void build_argv(struct launch *l, const struct manager *m,
 		arg(l, "--disk", *d);
 	if (s->rng)
 		arg(l, "--rng", NULL);
+	if (s->no_balloon)
+		arg(l, "--no-balloon", NULL);
 	snprintf(l->mem, sizeof(l->mem), "%" PRIu64, s->mem);
 	arg(l, "--mem", l->mem);
 	arg(l, "--engine", m->cfg.engine);

@@ -17,7 +17,7 @@ struct monitor_opts {
 	uint64_t mem, tc_size;
 	uint32_t socket_fd, mem_fd, control_fd, pool_fd, store_fd, swap_fd,
 		log_fd;
-	bool no_reboot, verbose, rng;
+	bool no_reboot, verbose, rng, no_balloon;
 };
 
 #define NO_FD "4294967295"
@@ -36,6 +36,8 @@ static const struct opt opts[] = {
 	 OPT(struct monitor_opts, disks)},
 	{"rng", 0, OPT_FLAG, NULL, "a virtio-rng",
 	 OPT(struct monitor_opts, rng)},
+	{"no-balloon", 0, OPT_FLAG, NULL, "no virtio-balloon",
+	 OPT(struct monitor_opts, no_balloon)},
 	{"engine", 0, OPT_STR, "NAME", "engine", .dflt = "auto",
 	 OPT(struct monitor_opts, engine)},
 	{"backing", 0, OPT_STR, "SIZE", "auto, 4k or 2m", .dflt = "auto",
@@ -98,6 +100,7 @@ static int monitor_main(void *values, char *const args[])
 				.cmdline = o->append,
 				.no_reboot = o->no_reboot,
 				.rng = o->rng,
+				.balloon = !o->no_balloon,
 				.tc_bytes = o->tc_size,
 			},
 		.socket_fd = (int)o->socket_fd,

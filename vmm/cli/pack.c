@@ -37,7 +37,7 @@ struct pack_opts {
 		**disks;
 	uint64_t mem, host_mem, tc_size, swap_size;
 	uint32_t n, seconds;
-	bool oracle, no_share, verbose, rng;
+	bool oracle, no_share, verbose, rng, no_balloon;
 };
 
 static const struct opt opts[] = {
@@ -56,6 +56,9 @@ static const struct opt opts[] = {
 	 OPT(struct pack_opts, disks)},
 	{"rng", 0, OPT_FLAG, NULL, "give each guest a virtio-rng, likewise",
 	 OPT(struct pack_opts, rng)},
+	{"no-balloon", 0, OPT_FLAG, NULL,
+	 "give the guests no virtio-balloon, likewise",
+	 OPT(struct pack_opts, no_balloon)},
 	{"engine", 'e', OPT_STR, "NAME", "auto, bt or interp", .dflt = "auto",
 	 OPT(struct pack_opts, engine)},
 	{"backing", 0, OPT_STR, "SIZE",
@@ -158,7 +161,8 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 			       .group = "default",
 			       .mem = o->mem,
 			       .disks = o->disks,
-			       .rng = o->rng};
+			       .rng = o->rng,
+			       .no_balloon = o->no_balloon};
 
 	s = cli_backing(o->backing, &like.backing, err, len);
 	if (s != CLI_OK)
@@ -606,7 +610,8 @@ const struct command cmd_pack = {
 		"Give -n N for N equal VMs, or a fleet file: text, one VM a "
 		"line, NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] "
 		"[append=\"STR\"] [group=NAME] [backing=auto|4k|2m] "
-		"[count=N] [disk=SPEC]... [rng=yes], or a JSON list of "
+		"[count=N] [disk=SPEC]... [rng=yes] [balloon=off], or a JSON "
+		"list of "
 		"objects with these keys. VMs of different groups never share "
 		"a page. The run ends after --for SECONDS, upon SIGINT or "
 		"SIGTERM, or when all VMs have ended.",

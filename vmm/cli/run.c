@@ -21,8 +21,8 @@ struct run_opts {
 	char *kernel, *initrd, *append, *engine, *stats, *backing;
 	uint64_t mem, tc_size;
 	uint32_t tu_max;
-	bool no_reboot, debug_exit, rng, hvc, no_chain, count, lockstep,
-		verbose;
+	bool no_reboot, debug_exit, rng, no_balloon, hvc, no_chain, count,
+		lockstep, verbose;
 	char *confine, **disks;
 };
 
@@ -44,6 +44,9 @@ static const struct opt opts[] = {
 	 OPT(struct run_opts, disks)},
 	{"rng", 0, OPT_FLAG, NULL, "give the guest a virtio-rng",
 	 OPT(struct run_opts, rng)},
+	{"no-balloon", 0, OPT_FLAG, NULL,
+	 "give the guest no virtio-balloon, by which it reports free memory",
+	 OPT(struct run_opts, no_balloon)},
 	{"hvc", 0, OPT_FLAG, NULL,
 	 "give the guest a virtio-console, hvc0, on the same terminal; it "
 	 "gets what is typed once the guest has brought it up",
@@ -231,6 +234,7 @@ static int run_main(void *values, char *const args[])
 		.cmdline = o->append,
 		.debug_exit = o->debug_exit,
 		.rng = o->rng,
+		.balloon = !o->no_balloon,
 		.hvc = o->hvc,
 		.no_reboot = o->no_reboot,
 		.console_out = STDOUT_FILENO,

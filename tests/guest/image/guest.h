@@ -35,6 +35,7 @@ int clock_main(int argc, char **argv);
 int selftest_main(int argc, char **argv);
 int work_main(int argc, char **argv);
 int memwork_main(int argc, char **argv);
+int hog_main(int argc, char **argv);
 int debugexit_main(int argc, char **argv);
 
 static inline double now_s(void)

@@ -29,6 +29,7 @@ static const struct {
 	{"work", work_main, "[SEED [KIB]]: write a file, print its checksum"},
 	{"memwork", memwork_main,
 	 "MIB [ACTIVE% [SECONDS [SOFT% [SEED]]]]: check memory at work"},
+	{"hog", hog_main, "MIB [SECONDS [ROUNDS]]: fill memory, free it"},
 	{"debugexit", debugexit_main, "V: write V to port 0xf4"},
 };
 

@@ -1,0 +1,52 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 120
+# Debian's own virtio-balloon driver: what a guest frees is the host's again
+# within seconds.
+. "$(dirname "$0")/../run/lib.sh"
+K=$GUEST/vmlinuz I=$GUEST/initrd-virtio.img
+[ -e "$I" ] || {
+	skip "balloon" "no guest: make guest"
+	finish
+}
+
+start() # APPEND [OPTION...]
+{
+	local append=$1
+	shift
+	bg "$SARDINE" pack -n 1 --socket "$SOCK" --kernel "$K" --initrd "$I" \
+		--log-dir "$T/logs" \
+		--append "console=ttyS0 quiet nokaslr $append" "$@" \
+		>"$T/mout" 2>"$T/merr"
+	manager=$pid
+}
+said() { has "$T/logs/vm0.log" "$1"; }
+mib() { echo $(($(sample ".vms[0].$1_bytes") >> 20)); }
+private_below() { [ "$(mib private)" -le "$1" ]; }
+
+# ---- 300 MB filled and freed; twice, so that pages come back, too ----
+start "sardine.run=sleep 3; echo re'st'; hog 300 1 1; sleep 6; hog 300 1 1" \
+	--mem 512M
+ok "the guest rests" until_true 40 said '^rest' || show "$T/mout"
+before=$(mib private)
+ok "it fills 300 MB" until_true 40 said 'filled'
+full=$(mib private)
+ok "which the host has to provide" test $((full - before)) -ge 295
+ok "it frees them" until_true 20 said 'freed'
+from=$(date +%s%N)
+ok "95% are back within 5 seconds" \
+	until_true 5 private_below $((full - 285))
+echo "# $before MiB, $full MiB, $(mib private) MiB after" \
+	"$((($(date +%s%N) - from) / 1000000)) ms"
+wait "$manager"
+ok "status 0, and the audit is clean" test $? = 0 -a \
+	"$(grep -c '^audit clean' "$T/mout")" = 1 || show "$T/mout" "$T/merr"
+ok "fresh memory was zero, and held what was written" \
+	is "$(grep -c 'freed, good' "$T/logs/vm0.log")" 2 ||
+	show "$T/logs/vm0.log"
+
+# ---- without one ----
+start "sardine.run=ls /sys/bus/virtio/devices | wc -l" --no-balloon
+wait "$manager"
+ok "--no-balloon: the guest has none" said '^0' || show "$T/logs/vm0.log"
+finish
