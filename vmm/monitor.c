@@ -40,6 +40,7 @@
 #include "mm/control_stats.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
+#include "vmm/monitor_balloon.h"
 #include "vmm/monitor_reclaim.h"
 #include "vmm/sigfd.h"
 
@@ -84,6 +85,7 @@ struct monitor {
 	bool hung_up;
 	struct request queue[QUEUE];
 	struct monitor_reclaim reclaim;
+	struct monitor_balloon balloon;
 };
 
 static uint64_t now_ns(void)
@@ -181,6 +183,7 @@ static void on_socket(void *ctx, uint32_t events)
 	if (rq->msg.type == SHARE_MSG_NUDGE) {
 		drop_request(m, rq);
 		monitor_reclaim_nudge(&m->reclaim);
+		monitor_balloon_tick(&m->balloon, m->quiet >= 2);
 		return;
 	}
 	rq->len = (size_t)n;
@@ -254,6 +257,7 @@ static void on_idle_timer(void *ctx, uint32_t events)
 	used = now - m->cpu_ns;
 	m->cpu_ns = now;
 	m->quiet = used < IDLE_NS ? m->quiet + 1 : 0;
+	monitor_balloon_tick(&m->balloon, m->quiet >= 2);
 	if (m->quiet < 2 || now - m->cpu_trimmed_ns < TRIM_NS || m->trim_posted)
 		return;
 	m->cpu_trimmed_ns = now;
@@ -475,6 +479,8 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 	if (r)
 		return r; /* the process ends now; nothing to tidy up */
 	monitor_reclaim_init(&m->reclaim, m->vm, m->control, cfg->give_up);
+	m->balloon =
+		(struct monitor_balloon){.vm = m->vm, .control = m->control};
 	r = connect_io(m);
 	if (!r)
 		r = confine_process(cfg->confine, false, m->vm->code_start,

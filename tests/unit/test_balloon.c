@@ -126,9 +126,8 @@ static void test_inflate(void **state)
 	fill(F, 16);
 	list(INFLATE, pfn, ARRAY_SIZE(pfn));
 	for (unsigned i = 0; i < 16; i++)
-		assert_int_equal(state_of(F + i), 0x2e2 >> i & 1
-							  ? P2M_BALLOONED
-							  : P2M_PRIVATE);
+		assert_int_equal(state_of(F + i),
+				 0x2e2 >> i & 1 ? P2M_BALLOONED : P2M_PRIVATE);
 	assert_int_equal(counter("inflated"), 5);
 	assert_int_equal(counter("ignored"), 6);
 	assert_int_equal(p2m_control(v.p2m)->ballooned_pages, 5);
@@ -390,8 +389,8 @@ static void test_numbering(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(way); i++) {
 		unsigned q = way[i].report;
 
-		assert_true(vd_negotiate(&v, VIRTIO_F_VERSION_1 |
-						     way[i].features));
+		assert_true(
+			vd_negotiate(&v, VIRTIO_F_VERSION_1 | way[i].features));
 		for (unsigned k = 0; k < way[i].queues; k++)
 			if (k < 2 || k == q || way[i].queues < 5)
 				vd_queue(&v, k, 64);
@@ -423,9 +422,9 @@ static void test_numbering(void **state)
 int main(void)
 {
 	const struct CMUnitTest t[] = {
-		T(test_inflate), T(test_pinned), T(test_ring),
-		T(test_report),	 T(test_poison), T(test_huge),
-		T(test_reset),	 T(test_target), T(test_stats),
+		T(test_inflate), T(test_pinned),    T(test_ring),
+		T(test_report),	 T(test_poison),    T(test_huge),
+		T(test_reset),	 T(test_target),    T(test_stats),
 		T(test_hint),	 T(test_numbering),
 	};
 

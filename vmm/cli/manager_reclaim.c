@@ -139,9 +139,8 @@ static uint64_t overhead_of(struct mvm *v, uint64_t now)
 	return v->overhead;
 }
 
-/* Pages of the VM's that hold something of its own, here or away. The
- * monitor's word, so it is bounded by what was configured. */
-static uint64_t wanted(const struct mvm *v)
+/* The monitor's word, so it is bounded by what was configured. */
+uint64_t manager_own_bytes(const struct mvm *v)
 {
 	const struct control *c = v->control;
 	uint64_t pages = v->mem >> PAGE_SHIFT, own = 0;
@@ -153,7 +152,13 @@ static uint64_t wanted(const struct mvm *v)
 
 		own += n < pages ? n : pages;
 	}
-	own = (own < pages ? own : pages) << PAGE_SHIFT;
+	return (own < pages ? own : pages) << PAGE_SHIFT;
+}
+
+static uint64_t wanted(const struct mvm *v)
+{
+	uint64_t own = manager_own_bytes(v);
+
 	return own + own / 8 + HEADROOM;
 }
 
@@ -197,18 +202,25 @@ static void check_bound(struct manager *m, struct mvm *v, uint64_t now)
 		v->re.bound = v->re.quota;
 }
 
-static void nudge(struct mvm *v, uint64_t now)
+void manager_nudge(struct mvm *v)
 {
 	struct share_msg msg = {.type = SHARE_MSG_NUDGE};
-	bool over = v->re.used > v->re.quota;
 
-	if (v->socket < 0 ||
-	    now - v->re.nudge_ns < (over ? RECLAIM_MS * 1000000ull : NUDGE_NS))
+	if (v->socket < 0)
 		return;
-	v->re.nudge_ns = now;
 	(void)fail_point("kill-manager-nudge");
 	(void)send(v->socket, &msg, share_msg_bytes(&msg),
 		   MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void nudge(struct mvm *v, uint64_t now)
+{
+	bool over = v->re.used > v->re.quota;
+
+	if (now - v->re.nudge_ns < (over ? RECLAIM_MS * 1000000ull : NUDGE_NS))
+		return;
+	v->re.nudge_ns = now;
+	manager_nudge(v);
 }
 
 static void tell_waiting(struct manager *m, struct mvm *v)
@@ -232,6 +244,7 @@ static void apply(struct manager *m, struct mvm *v, const struct reclaim_vm *r,
 	(void)fail_point("kill-manager-quota");
 	control_set(&v->control->quota_bytes, v->re.quota);
 	check_bound(m, v, now);
+	manager_balloon(v, r->target, now);
 	nudge(v, now);
 	tell_waiting(m, v);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `sardine set`: change what a running VM, or all of them together, may have. */
+/* `sardine set` and `sardine balloon`: change what a running VM, or all of them
+ * together, may have or should give back. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -63,23 +64,17 @@ static int ask(const char *path, const char *text, char *answer, size_t len)
 	return r;
 }
 
-static int set_main(void *values, char *const args[])
+static int tell(const struct set_opts *o, const char *verb, char *const args[])
 {
-	const struct set_opts *o = values;
-	char buf[256], text[512] = "set", answer[512];
+	char buf[256], text[512], answer[512];
 	const char *path = o->socket;
-	size_t n = strlen(text);
+	size_t n = (size_t)snprintf(text, sizeof(text), "%s", verb);
 	int r;
 
-	if (!args[0] || !args[1]) {
-		log_error("set: give a VM's name or `host`, and settings: "
-			  "sardine set VM mem.max=256M (see --help)");
-		return CLI_USAGE;
-	}
 	for (unsigned i = 0; args[i]; i++) {
 		r = snprintf(text + n, sizeof(text) - n, " %s", args[i]);
 		if (r < 0 || (size_t)r >= sizeof(text) - n) {
-			log_error("set: too much at once");
+			log_error("%s: too much at once", verb);
 			return CLI_USAGE;
 		}
 		n += (size_t)r;
@@ -106,6 +101,40 @@ static int set_main(void *values, char *const args[])
 	log_error("%s", answer);
 	return CLI_HOST;
 }
+
+static int set_main(void *values, char *const args[])
+{
+	if (args[0] && args[1])
+		return tell(values, "set", args);
+	log_error("set: give a VM's name or `host`, and settings: "
+		  "sardine set VM mem.max=256M (see --help)");
+	return CLI_USAGE;
+}
+
+static int balloon_main(void *values, char *const args[])
+{
+	if (args[0] && args[1])
+		return tell(values, "balloon", args);
+	log_error("balloon: give a VM's name and a size: sardine balloon VM "
+		  "64M (see --help)");
+	return CLI_USAGE;
+}
+
+const struct command cmd_balloon = {
+	.name = "balloon",
+	.summary = "Have a VM of a running `sardine pack` give memory back",
+	.args = "VM SIZE|auto",
+	.max_args = 2,
+	.details = "SIZE is what the guest's balloon driver shall take from "
+		   "the guest and give to the host; 0 gives all of it back. "
+		   "The size stays until the next such command, but a guest "
+		   "that would have to kill a process takes memory back "
+		   "before. auto: let the budget's policy decide again.",
+	.opts = opts,
+	.n_opts = ARRAY_SIZE(opts),
+	.values_size = sizeof(struct set_opts),
+	.run = balloon_main,
+};
 
 const struct command cmd_set = {
 	.name = "set",
