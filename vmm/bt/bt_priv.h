@@ -105,7 +105,9 @@ struct reloc {
 #define RELOC_MAX 32
 enum { TMPL_SLOT = 1, TMPL_ANY };
 #define TMPL_COPIES 7
+#define TMPL_WAYS   4u
 struct tmpl {
+	uint64_t key;		    /* reloc.c; 0: free */
 	uint32_t src;		    /* the newest unit translated */
 	uint32_t copy[TMPL_COPIES]; /* newest first; ids may be stale */
 };

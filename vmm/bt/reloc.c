@@ -26,9 +26,10 @@
  * comparison; a copy begins with all of them unchained. The recovery table is
  * relative to the unit and shared.
  *
- * Data: a direct-mapped table of the newest unit for (PPN, offset, mode), and of
- * its newest copies; what is pushed out is translated again. When there are
- * TMPL_COPIES, the oldest is moved to the new address in its place, so that
+ * Data: a table, TMPL_WAYS entries a set, of the newest unit for (PPN, offset,
+ * mode), and of its newest copies; what is pushed out is translated again (a
+ * direct-mapped one had an exec translate 160 units anew each time). When there
+ * are TMPL_COPIES, the oldest is moved to the new address in its place, so that
  * processes that come and go do not fill the TC. An entry may name a unit that has been
  * evicted since: it is looked at before it is believed. Fields lie in the part
  * of their array that belongs to the unit's region of the TC, and go with it.
@@ -125,13 +126,44 @@ static bool moved(enum kind k, uint64_t v, const struct move *m, uint64_t *out)
 	}
 }
 
-static unsigned slot_index(struct bt *bt, uint64_t rip, uint32_t ppn,
-			   uint8_t mode)
+/* Never 0: there are only user units in the table. */
+static uint64_t tmpl_key(uint64_t rip, uint32_t ppn, uint8_t mode)
 {
-	uint64_t h = ((uint64_t)ppn << 12 | (rip & (PAGE_SIZE - 1))) ^
-		     (uint64_t)mode << 56;
+	return (uint64_t)mode << 56 | (uint64_t)ppn << 12 |
+	       (rip & (PAGE_SIZE - 1));
+}
 
-	return h * 0x9e3779b97f4a7c15ull >> (64 - TMPL_BITS);
+static struct tmpl *tmpl_set(struct bt *bt, uint64_t key)
+{
+	return &bt->tmpl[(key * 0x9e3779b97f4a7c15ull >> (64 - TMPL_BITS)) &
+			 -TMPL_WAYS];
+}
+
+static struct tmpl *tmpl_find(struct bt *bt, uint64_t key)
+{
+	struct tmpl *t = tmpl_set(bt, key);
+
+	for (unsigned i = 0; i < TMPL_WAYS; i++)
+		if (t[i].key == key)
+			return &t[i];
+	return NULL;
+}
+
+/* Its entry, or a new one, for which another may have to go. */
+static struct tmpl *tmpl_take(struct bt *bt, uint64_t key)
+{
+	struct tmpl *t = tmpl_find(bt, key), *set = tmpl_set(bt, key);
+
+	if (t)
+		return t;
+	t = &set[bt->stats.translations % TMPL_WAYS];
+	for (unsigned i = 0; i < TMPL_WAYS; i++)
+		if (!set[i].key || bt->ccf[set[i].src].flags & CCF_DEAD) {
+			t = &set[i];
+			break;
+		}
+	*t = (struct tmpl){.key = key};
+	return t;
 }
 
 /* Is offset o of the unit in a place that chaining patches? Answers how many
@@ -233,11 +265,12 @@ static bool is_same(const struct bt *bt, uint32_t id, uint64_t rip,
 void reloc_learn(struct bt *bt, uint32_t id)
 {
 	struct ccf *b = &bt->ccf[id];
-	struct tmpl *t = &bt->tmpl[slot_index(bt, b->rip, b->ppn, b->mode)];
+	struct tmpl *t;
 
 	if (!(b->mode & MODE_USER) || (b->flags & (CCF_STRADDLE | CCF_OWN)) ||
 	    bt->lockstep)
 		return;
+	t = tmpl_take(bt, tmpl_key(b->rip, b->ppn, b->mode));
 	if (is_same(bt, t->src, b->rip, b->ppn, b->mode))
 		compare(bt, &bt->ccf[t->src], b);
 	t->src = id;
@@ -308,10 +341,13 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		    bool fast)
 {
-	struct tmpl *t = &bt->tmpl[slot_index(bt, rip, ppn, bt->mode)];
-	const struct ccf *a = &bt->ccf[t->src];
+	struct tmpl *t = tmpl_find(bt, tmpl_key(rip, ppn, bt->mode));
+	const struct ccf *a;
 	uint32_t id;
 
+	if (!t)
+		return 0;
+	a = &bt->ccf[t->src];
 	if (!is_same(bt, t->src, rip, ppn, bt->mode) || !a->tmpl ||
 	    near_border(rip) ||
 	    (a->tmpl == TMPL_SLOT && slot_of(a->rip) != slot_of(rip)))
