@@ -230,8 +230,8 @@ struct bt {
 	enum shadow_fill last_fill; /* of the last host fault */
 	bool fault_is_access;	    /* it was a page fault */
 	struct {
-		bool write; /* HOT_PF_PENDING tells if any */
-		uint8_t cpl;
+		bool write;	     /* HOT_PF_PENDING tells if any */
+		uint8_t cpl, others; /* IRETs to other places since */
 		uint64_t rip, gva;
 	} pf;			      /* the last one delivered by pf.c */
 	enum cpu_status event_status; /* of BT_EXIT_EVENT */

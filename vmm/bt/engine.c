@@ -485,14 +485,17 @@ static void undo_branch(struct bt *bt)
 					      : 0);
 }
 
-/* Back from a page fault's handler, or elsewhere (a signal's handler, say). */
+/* Back from a page fault's handler, or elsewhere: in an interrupt's caller, in a
+ * signal's handler, at the fixup of a failed access. One that is not back soon
+ * never comes: waiting for it makes each IRET a callout. */
+#define PF_OTHERS 4
 static void pf_look(struct bt *bt)
 {
 	struct vcpu *v = bt->v;
 
 	if (bt_pf_back(bt))
 		bt_pf_fill(bt);
-	else if (v->cpl != 3)
+	else if (v->cpl != 3 && ++bt->pf.others < PF_OTHERS)
 		return;
 	v->bt_hot[HOT_PF_PENDING] = 0;
 }

@@ -55,6 +55,7 @@ int bt_pf_deliver(struct bt *bt)
 	bt->pf.cpl = v->cpl;
 	bt->pf.gva = gva;
 	bt->pf.write = err & PF_W;
+	bt->pf.others = 0;
 	v->bt_hot[HOT_PF_PENDING] = 1;
 	v->rflags |= (v->bt_hot[HOT_TMP0] & FL_HOST) | v->bt_hot[HOT_IF];
 	v->bt_hot[HOT_TMP0] = v->bt_hot[HOT_IF] = 0;

@@ -126,25 +126,9 @@ iret_done:
 	mov RTH(HOT_RSP_HOST), %rsp
 	jmp *BT_D_IBTC(%r15, %r10, 8)
 
-	/* To CPL 0, in the kernel's half. */
-iret_kernel:
-	cmp %cx, RTH(HOT_KCS)
-	jne iret_slow
-	guest_access iret_slow, mov 32(%r10), %rcx
-	cmp %cx, RTH(HOT_KSS)
-	jne iret_slow
-	movzwl RTH(HOT_KCS), %ecx
-	add RTH(HOT_GDT), %rcx
-	guest_access iret_slow, mov (%rcx), %rcx
-	movabs $0x00af9b000000ffff, %r11
-	cmp %r11, %rcx
-	jne iret_slow
-	movzwl RTH(HOT_KSS), %ecx
-	add RTH(HOT_GDT), %rcx
-	guest_access iret_slow, mov (%rcx), %rcx
-	movabs $0x00cf93000000ffff, %r11
-	cmp %r11, %rcx
-	jne iret_slow
+	/* To CPL 0, in the kernel's half. Linux comes from an interrupt of user
+	 * code, and boots, with a null SS. */
+	.macro iret_kernel_address
 	guest_access iret_slow, mov (%r10), %r11
 	mov %r11, %rcx
 	sar $47, %rcx
@@ -155,14 +139,40 @@ iret_kernel:
 	sar $47, %rcx
 	cmp $-1, %rcx
 	jne iret_slow
-	mov RTH(HOT_KCS), %rcx
-	mov %rcx, V(VCPU_CS)
-	mov RTH(HOT_KCS + 1), %rcx
-	mov %rcx, V(VCPU_CS + 8)
+	.endm
+iret_kernel:
+	cmp %cx, RTH(HOT_KCS)
+	jne iret_slow
+	movzwl RTH(HOT_KCS), %ecx
+	add RTH(HOT_GDT), %rcx
+	guest_access iret_slow, mov (%rcx), %rcx
+	movabs $0x00af9b000000ffff, %r11
+	cmp %r11, %rcx
+	jne iret_slow
+	guest_access iret_slow, mov 32(%r10), %rcx
+	test %cx, %cx
+	jnz 2f
+	iret_kernel_address
+	movq $0, V(VCPU_SS)
+	movq $0, V(VCPU_SS + 8)
+	jmp 3f
+2:	cmp %cx, RTH(HOT_KSS)
+	jne iret_slow
+	movzwl RTH(HOT_KSS), %ecx
+	add RTH(HOT_GDT), %rcx
+	guest_access iret_slow, mov (%rcx), %rcx
+	movabs $0x00cf93000000ffff, %r11
+	cmp %r11, %rcx
+	jne iret_slow
+	iret_kernel_address
 	mov RTH(HOT_KSS), %rcx
 	mov %rcx, V(VCPU_SS)
 	mov RTH(HOT_KSS + 1), %rcx
 	mov %rcx, V(VCPU_SS + 8)
+3:	mov RTH(HOT_KCS), %rcx
+	mov %rcx, V(VCPU_CS)
+	mov RTH(HOT_KCS + 1), %rcx
+	mov %rcx, V(VCPU_CS + 8)
 	jmp iret_done
 iret_slow:
 	pop %rdx

@@ -66,12 +66,26 @@ static bool segments_stay(const struct vcpu *v)
 	return true;
 }
 
+/* The GDT in host form, or 0. Its slot gets a window: without one each IRET would
+ * fault in the void, and be left to the interpreter all the same. */
+static uint64_t host_gdt(struct bt *bt)
+{
+	uint64_t base = bt->v->gdtr.base;
+
+	if (!gva_canonical(base))
+		return 0;
+	if (!shadow_gva(bt->sh, base + shadow_delta(bt->sh, base, 0)) &&
+	    !shadow_need_window(bt->sh, base, 0))
+		return 0;
+	return base + shadow_delta(bt->sh, base, 0);
+}
+
 /* What stubs.S relies on. The selectors' TI bits are clear, and the GDT reaches
  * as far as they do. */
 static void sync_stubs(struct bt *bt)
 {
 	struct vcpu *v = bt->v;
-	uint64_t *hot = v->bt_hot, base = v->gdtr.base;
+	uint64_t *hot = v->bt_hot;
 	uint16_t sels = 0, top = 0;
 	bool inline_ok = !bt->lockstep;
 
@@ -83,9 +97,8 @@ static void sync_stubs(struct bt *bt)
 			top = sel;
 	}
 	hot[HOT_GDT] = 0;
-	if (!(sels & 4) && (top | 7) <= v->gdtr.limit && segments_stay(v) &&
-	    gva_canonical(base))
-		hot[HOT_GDT] = base + shadow_delta(bt->sh, base, 0);
+	if (!(sels & 4) && (top | 7) <= v->gdtr.limit && segments_stay(v))
+		hot[HOT_GDT] = host_gdt(bt);
 	hot[HOT_J_IRET] = (uint64_t)(inline_ok ? bt_do_iret : bt_exit_callout);
 	inline_ok &= bt->xgetbv1;
 	hot[HOT_J_XSAVE] =

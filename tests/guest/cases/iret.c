@@ -178,14 +178,14 @@ static void kernel_half(void)
 	p = f + 0x10;
 	e_done(&p);
 	map_page(HI, f, KRW);
-	for (unsigned i = 0; i < 2 * REP; i++) {
-		u64 *at = (u64 *)(HI + 0x800);
+	for (unsigned i = 0; i < 4 * REP; i++) {
+		u64 *at = (u64 *)(HI + 0x800), ss = i & 2 ? 0 : KDS;
 
 		at[0] = HI + 0x10;
 		at[1] = KCS;
 		at[2] = 2 | FL_SF | (i & 1 ? FL_AC : 0);
 		at[3] = HI + 0x900 + i;
-		at[4] = KDS;
+		at[4] = ss;
 		regs_kernel(&r, (void *)HI);
 		r.rsp = (u64)at;
 		segs(null_segs ? 0 : KDS);
@@ -193,6 +193,7 @@ static void kernel_half(void)
 		segs(KDS);
 		CHECK_EQ(r.vec, VEC_DONE);
 		CHECK_EQ(r.cs, KCS);
+		CHECK_EQ(r.ss, ss);
 		CHECK_EQ(r.rsp, HI + 0x900 + i);
 		CHECK_EQ(r.rflags & ~FL_RF, at[2]);
 	}
