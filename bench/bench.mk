@@ -11,6 +11,8 @@
 #   make bench-disk      disk I/O, against QEMU TCG with the same image
 #   make bench-boot-stats  translation statistics of a whole boot
 #   make bench-tc        what a bound of the translation cache costs
+#   make bench-overcommit  redis in guests under a budget against without one
+#			 (-h of its script for sizes: OVERCOMMIT="-n 4 -b 512")
 #   make bench-density   host memory of one more VM, saved against the oracle
 
 RUNS ?= 5
@@ -45,6 +47,9 @@ bench-boot-stats: all guest
 bench-tc: all guest
 	BUILD=$(BUILD) bench/bench_tc.sh
 .PHONY: bench-boot-stats bench-tc
+bench-overcommit: all guest guest-user
+	BUILD=$(BUILD) bench/bench_overcommit.sh $(OVERCOMMIT)
+.PHONY: bench-overcommit
 bench-density: all guest
 	BUILD=$(BUILD) bench/bench_density.sh
 .PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density bench-disk

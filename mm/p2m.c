@@ -327,12 +327,14 @@ static bool same_run(uint32_t a, uint32_t b)
 int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 		    struct p2m_backing *b)
 {
+	unsigned around;
 	uint64_t n;
 	uint32_t e;
 
 	if (!p2m_is_ram(p, ppn))
 		return -ENXIO;
 	p2m_touch(p, ppn);
+	around = p2m_around(p, ppn);
 	p2m_region_of(p, ppn)->touched = 1;
 	e = p->ent[ppn.n];
 	b->writable = ent_writable(e);
@@ -351,7 +353,7 @@ int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 	}
 	for (n = 1; n < max && p2m_is_ram(p, (ppn_t){ppn.n + n}); n++)
 		if (!same_run(p->ent[ppn.n + n - 1], p->ent[ppn.n + n]) ||
-		    bit_test(p->idle, ppn.n + n))
+		    !p2m_run_on(p, ppn.n + n, &around))
 			break;
 	b->run = n;
 	return 0;
@@ -478,12 +480,14 @@ static int prepare(struct p2m *p, ppn_t ppn)
 
 long p2m_make_writable(struct p2m *p, ppn_t ppn, uint64_t n)
 {
+	unsigned around;
 	uint64_t i;
 	int r;
 
 	if (!p2m_is_ram(p, ppn))
 		return -ENXIO;
 	r = prepare(p, ppn);
+	around = p2m_around(p, ppn);
 	if (r)
 		return r;
 	for (i = 1; i < n; i++) {
@@ -491,7 +495,7 @@ long p2m_make_writable(struct p2m *p, ppn_t ppn, uint64_t n)
 		enum p2m_state s = p2m_get_state(p, q);
 
 		if ((s != P2M_PRIVATE && s != P2M_ZERO) ||
-		    p->ent[q.n] & ENT_CODE || bit_test(p->idle, q.n) ||
+		    p->ent[q.n] & ENT_CODE || !p2m_run_on(p, q.n, &around) ||
 		    prepare(p, q))
 			break;
 	}

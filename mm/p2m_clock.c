@@ -9,6 +9,13 @@
  * round: long when little is asked for, short under pressure. A page that was
  * touched costs its guest one fault a round and is passed over.
  *
+ * That fault costs a third of what it costs to take the wrong page (compress it,
+ * fault, unpack it). So when most of the pages that the back hand comes by have
+ * been touched, the hands move closer together: pages have less time, the one
+ * that goes is less well chosen, and far fewer are marked for each. Between
+ * three and five touched of eight is what is aimed at; with more idle ones about,
+ * the hands move apart again.
+ *
  * When a whole round gives nothing, all pages are in use and some must go
  * nevertheless: then the hand takes pages as they come (counted as forced).
  * Pages that did not compress go to the swap file, if there is one; else they
@@ -49,13 +56,18 @@
 #define SLOW	  4u	 /* of a new value, one part in so many */
 #define FAST	  2u
 #define PUNCH_MAX 64u
+#define MARK_RUN  32u
+#define LEARN	  128u
+#define LEAST_FAR 256u
 #define LOOKS	  3u /* calls of p2m_sample a period */
 
 struct p2m_clock {
 	/* Positions among the RAM pages, in [0, ram pages); front is ahead
 	 * of back by lead of them. */
 	uint64_t back, lead;
-	uint64_t cold; /* of the hand that empties the store */
+	uint64_t far;	      /* lead at most */
+	unsigned looked, hot; /* pages at the back hand; of those, touched */
+	uint64_t cold;	      /* of the hand that empties the store */
 
 	ppn_t sample[SAMPLE];
 	unsigned samples, looks;
@@ -81,6 +93,29 @@ static uint64_t ram_pages(const struct p2m *p)
 	return p->low_pages + p->high_pages;
 }
 
+static uint64_t far_of(struct p2m *p)
+{
+	if (!p->clock->far)
+		p->clock->far = ram_pages(p) / 4;
+	return p->clock->far;
+}
+
+/* The back hand has come to a page that it could take. */
+static void learn(struct p2m *p, bool hot)
+{
+	struct p2m_clock *c = p->clock;
+
+	c->hot += hot;
+	if (++c->looked < LEARN)
+		return;
+	if (c->hot > LEARN * 5 / 8 && c->far > LEAST_FAR)
+		c->far /= 2;
+	else if (c->hot < LEARN * 3 / 8 && c->far < ram_pages(p) / 4)
+		c->far = c->far * 2 < ram_pages(p) / 4 ? c->far * 2
+						       : ram_pages(p) / 4;
+	c->looked = c->hot = 0;
+}
+
 static ppn_t nth(const struct p2m *p, uint64_t i)
 {
 	i %= ram_pages(p);
@@ -92,25 +127,37 @@ static bool is_private(const struct p2m *p, ppn_t ppn)
 	return ent_state(p->ent[ppn.n]) == P2M_PRIVATE;
 }
 
-/* The front hand: one page further. True: it marked it. */
-static bool advance(struct p2m *p)
+/* The front hand: some pages further, to far ahead at most; marks those that are
+ * in use next to each other. How many. */
+static unsigned advance(struct p2m *p, uint64_t far)
 {
 	struct p2m_clock *c = p->clock;
-	ppn_t ppn = nth(p, c->back + c->lead++);
+	ppn_t first = nth(p, c->back + c->lead);
+	unsigned n = 0;
 
-	if (!is_private(p, ppn) || bit_test(p->idle, ppn.n))
-		return false;
-	p2m_mark_idle(p, ppn);
-	control_add(&p->ctl->marked_pages, 1);
-	return true;
+	while (c->lead < far && n < MARK_RUN) {
+		ppn_t ppn = nth(p, c->back + c->lead);
+
+		if (ppn.n != first.n + n)
+			break;
+		if (!is_private(p, ppn) || bit_test(p->idle, ppn.n)) {
+			c->lead += !n;
+			break;
+		}
+		c->lead++;
+		n++;
+	}
+	p2m_mark_idle_range(p, first, n);
+	control_add(&p->ctl->marked_pages, n);
+	return n;
 }
 
 void p2m_look_ahead(struct p2m *p, uint64_t max)
 {
-	uint64_t far = ram_pages(p) / 4;
+	uint64_t far = far_of(p), done = 0;
 
-	while (max && p->clock->lead < far)
-		max -= advance(p);
+	while (done < max && p->clock->lead < far)
+		done += advance(p, far);
 }
 
 /* Blocks of neighbours are punched together. */
@@ -144,6 +191,7 @@ static bool take(struct p2m *p, struct run *r, bool force)
 	if (!is_private(p, ppn) || p2m_pinned(p, ppn) ||
 	    (ent_payload(p->ent[ppn.n]) & PRIV_STIFF && !p->swap))
 		return false;
+	learn(p, !bit_test(p->idle, ppn.n));
 	if (!bit_test(p->idle, ppn.n)) {
 		if (!force)
 			return false;
@@ -197,8 +245,7 @@ static bool empty_store(struct p2m *p)
 
 uint64_t p2m_shrink(struct p2m *p, uint64_t bytes, uint64_t max_pages)
 {
-	uint64_t far = ram_pages(p) / 4, round = ram_pages(p), since = 0;
-	uint64_t taken = 0;
+	uint64_t round = ram_pages(p), since = 0, taken = 0;
 	struct run r = {0};
 
 	for (uint64_t i = 0;
@@ -207,8 +254,8 @@ uint64_t p2m_shrink(struct p2m *p, uint64_t bytes, uint64_t max_pages)
 			taken++;
 			continue;
 		}
-		while (p->clock->lead < far)
-			advance(p);
+		while (p->clock->lead < far_of(p))
+			advance(p, far_of(p));
 		if (take(p, &r, since >= round)) {
 			taken++;
 			since = since >= round ? round : 0;

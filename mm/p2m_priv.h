@@ -159,6 +159,26 @@ static inline void p2m_touch(struct p2m *p, ppn_t ppn)
 	if (unlikely(ent_state(p->ent[ppn.n]) >= P2M_BALLOONED))
 		p2m_bring_in(p, ppn);
 }
+/* Marked pages that a run may go over from a page whose neighbour is in use. */
+#define P2M_AROUND 3u
+static inline unsigned p2m_around(const struct p2m *p, ppn_t ppn)
+{
+	if (!ppn.n || ent_state(p->ent[ppn.n - 1]) != P2M_PRIVATE ||
+	    bit_test(p->idle, ppn.n - 1))
+		return 0;
+	return P2M_AROUND;
+}
+/* May the run go on over page n? */
+static inline bool p2m_run_on(struct p2m *p, uint64_t n, unsigned *around)
+{
+	if (likely(!bit_test(p->idle, n)))
+		return true;
+	if (!*around)
+		return false;
+	--*around;
+	p->idle[n / 64] &= ~(1ull << n % 64);
+	return true;
+}
 static inline bool p2m_pinned(const struct p2m *p, ppn_t ppn)
 {
 	return __atomic_load_n(&p->pins[ppn.n], __ATOMIC_ACQUIRE) != 0;

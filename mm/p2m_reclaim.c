@@ -25,7 +25,10 @@
  * Idle marks. A marked page has no mapping and no pointer into it is trusted
  * (gen moved); p2m_touch clears the mark. So a mark that is still there says
  * that the guest has not used the page since. Runs (p2m_get_backing) end at a
- * marked page: each page tells for itself. An exception is translated code,
+ * marked page: each page tells for itself. But where the page before the touched
+ * one is in use, too, AROUND marked pages behind it come along: a guest that goes
+ * through its memory would pay a fault for each page, and neighbours of pages in
+ * use are mostly in use. An exception is translated code,
  * which does not read its own page again: it may look idle and is none the
  * worse for being compressed.
  *
@@ -68,6 +71,18 @@ static size_t idle_bytes(const struct p2m *p)
 	return (p->max_ppn + 63) / 64 * 8;
 }
 
+/* The store has moved a page's object. */
+static void moved(void *ctx, uint32_t n, uint32_t from, uint32_t to)
+{
+	struct p2m *p = ctx;
+	uint32_t e;
+
+	ASSERT(p2m_is_ram(p, (ppn_t){n}));
+	e = p->ent[n];
+	ASSERT(ent_state(e) == P2M_COMPRESSED && ent_payload(e) == from);
+	p->ent[n] = ent_make(P2M_COMPRESSED, e & ENT_CODE, to);
+}
+
 int p2m_reclaim_init(struct p2m *p, const struct p2m_config *cfg)
 {
 	int r = 0;
@@ -86,6 +101,8 @@ int p2m_reclaim_init(struct p2m *p, const struct p2m_config *cfg)
 		r = p2m_swap_init(p, cfg->swap_fd);
 	if (!r && cfg->store_fd > 0)
 		r = store_create(cfg->store_fd, cfg->ram_bytes, &p->store);
+	if (p->store)
+		store_set_moved(p->store, moved, p);
 	return r;
 }
 
@@ -271,6 +288,16 @@ void p2m_mark_idle(struct p2m *p, ppn_t ppn)
 	if (ent_state(p->ent[ppn.n]) < P2M_BALLOONED)
 		p2m_call_drop(p, ppn);
 	p->idle[ppn.n / 64] |= 1ull << ppn.n % 64;
+	p->gen++;
+}
+
+void p2m_mark_idle_range(struct p2m *p, ppn_t ppn, uint64_t n)
+{
+	if (!n)
+		return;
+	p2m_call_drop_range(p, ppn, n);
+	for (uint64_t i = ppn.n; i < ppn.n + n; i++)
+		p->idle[i / 64] |= 1ull << i % 64;
 	p->gen++;
 }
 

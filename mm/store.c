@@ -10,8 +10,14 @@
  * Nobody else need be alive to read a page back, and a monitor that dies takes
  * with it what only it could use. The file is cut into slabs of 16 KiB; a slab
  * holds objects of one size class, as many as fit (5 to 128). A class keeps
- * the list of its slabs that have room. An empty slab is punched out of the
- * file at once and joins the list of free ones.
+ * lists of its slabs that have room, by how full they are, and fills the fullest
+ * first. An empty slab is punched out of the file at once and joins the list of
+ * free ones.
+ *
+ * Objects die in any order, and would leave slabs half empty. When a quarter of
+ * a class's places are free, the objects of one of its emptiest slabs move into
+ * the others (some three copies for three places), so memory stays within 4/3
+ * of what is in it.
  *
  * Access is by pread and pwrite, not through a mapping: no page tables for it,
  * and when the host has no memory that is an error, not a SIGBUS.
@@ -21,12 +27,12 @@
  * books are the monitor's memory, so they cannot be out of step with the file:
  * both go when the process does.
  *
- * Invariants: a slab is on its class's list if it has both objects and room; on
+ * Invariants: a slab is on one of its class's lists if it has both objects and
+ * room; on
  * the free list if it has neither owner nor objects and was used before; its
  * file blocks exist only while it has objects.
  *
- * Limits: 2^20 slabs (16 GiB) a VM. Objects of one class that die at random
- * leave slabs half full; nothing is moved together.
+ * Limits: 2^20 slabs (16 GiB) a VM.
  *
  * Locking: none, one thread.
  */
@@ -46,6 +52,7 @@
 #define SLAB_SIZE  (1u << SLAB_SHIFT)
 #define SLOT_BITS  7
 #define SLABS_MAX  (1u << 20)
+#define FILLS	   8u /* lists of slabs with room a class, by how full */
 
 struct head {
 	uint32_t ppn, sum;
@@ -68,7 +75,10 @@ struct store {
 	uint32_t slabs, touched; /* [touched, slabs) were never used */
 	struct slab *slab;
 	size_t slab_bytes;
-	uint32_t partial[CLASSES], free; /* lists, number + 1 */
+	uint32_t partial[CLASSES][FILLS], free; /* lists, number + 1 */
+	uint32_t objects[CLASSES], slabs_of[CLASSES];
+	void (*moved)(void *ctx, uint32_t ppn, uint32_t from, uint32_t to);
+	void *moved_ctx;
 	uint64_t in_use, payload, count;
 };
 
@@ -158,6 +168,45 @@ static void take_out(struct store *s, uint32_t *list, struct slab *b)
 		s->slab[b->next - 1].prev = b->prev;
 }
 
+/* The list that a slab with room and objects belongs on. */
+static uint32_t *list_of(struct store *s, const struct slab *b)
+{
+	return &s->partial[b->class][b->count * FILLS / per_slab[b->class]];
+}
+
+/* A slab's count changes. It is on no list while it has no room, or none. */
+static void set_count(struct store *s, struct slab *b, unsigned count)
+{
+	unsigned full = per_slab[b->class];
+	uint32_t *from = b->count && b->count < full ? list_of(s, b) : NULL;
+	uint32_t *to;
+
+	b->count = (uint8_t)count;
+	to = count && count < full ? list_of(s, b) : NULL;
+	if (from == to)
+		return;
+	if (from)
+		take_out(s, from, b);
+	if (to)
+		push(s, to, b);
+}
+
+static struct slab *fullest(struct store *s, unsigned class)
+{
+	for (unsigned f = FILLS; f--;)
+		if (s->partial[class][f])
+			return &s->slab[s->partial[class][f] - 1];
+	return NULL;
+}
+
+static struct slab *emptiest(struct store *s, unsigned class)
+{
+	for (unsigned f = 0; f < FILLS; f++)
+		if (s->partial[class][f])
+			return &s->slab[s->partial[class][f] - 1];
+	return NULL;
+}
+
 static struct slab *new_slab(struct store *s, unsigned class)
 {
 	struct slab *b;
@@ -173,7 +222,7 @@ static struct slab *new_slab(struct store *s, unsigned class)
 	memset(b, 0, sizeof(*b));
 	b->class = class;
 	s->in_use++;
-	push(s, &s->partial[class], b);
+	s->slabs_of[class]++;
 	return b;
 }
 
@@ -181,9 +230,9 @@ static void give_back(struct store *s, struct slab *b)
 {
 	off_t at = (off_t)(b - s->slab) << SLAB_SHIFT;
 
-	take_out(s, &s->partial[b->class], b);
 	push(s, &s->free, b);
 	s->in_use--;
+	s->slabs_of[b->class]--;
 	if (fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
 		      SLAB_SIZE))
 		log_error("compressed memory cannot be given back: %s",
@@ -213,11 +262,83 @@ static off_t slot_at(const struct store *s, uint32_t handle)
 
 static void drop_slot(struct store *s, struct slab *b, unsigned i)
 {
-	if (b->count == per_slab[b->class])
-		push(s, &s->partial[b->class], b);
 	b->used[i / 64] &= ~(1ull << i % 64);
-	if (!--b->count)
+	s->objects[b->class]--;
+	set_count(s, b, b->count - 1u);
+	if (!b->count)
 		give_back(s, b);
+}
+
+static unsigned take_slot(struct store *s, struct slab *b)
+{
+	unsigned i = first_free(b);
+
+	b->used[i / 64] |= 1ull << i % 64;
+	s->objects[b->class]++;
+	set_count(s, b, b->count + 1u);
+	return i;
+}
+
+static uint32_t handle_of(const struct store *s, const struct slab *b,
+			  unsigned i)
+{
+	return (uint32_t)(b - s->slab) << SLOT_BITS | i;
+}
+
+/* 0, or -ENOMEM: it stays where it is. */
+static int move(struct store *s, struct slab *from, unsigned i, struct slab *to)
+{
+	uint8_t buf[sizeof(struct head) + STORE_MAX_LEN];
+	unsigned size = class_size(from->class), k;
+	uint32_t was = handle_of(s, from, i), is;
+	struct head h;
+	ssize_t n;
+
+	if (size > sizeof(buf))
+		size = sizeof(buf);
+	/* The last object of the file may have been written short. */
+	n = pread(s->fd, buf, size, slot_at(s, was));
+	if (n < (ssize_t)sizeof(h))
+		return -EIO;
+	memcpy(&h, buf, sizeof(h));
+	k = take_slot(s, to);
+	is = handle_of(s, to, k);
+	if (pwrite(s->fd, buf, (size_t)n, slot_at(s, is)) != n) {
+		drop_slot(s, to, k);
+		return -ENOMEM;
+	}
+	s->moved(s->moved_ctx, h.ppn, was, is);
+	drop_slot(s, from, i);
+	return 0;
+}
+
+/* A quarter of the class's places are free: empty one slab. */
+static void move_together(struct store *s, unsigned class)
+{
+	uint32_t places = s->slabs_of[class] * per_slab[class];
+	struct slab *from, *to;
+
+	if (!s->moved || places - s->objects[class] <= per_slab[class] ||
+	    places - s->objects[class] < places / 4)
+		return;
+	from = emptiest(s, class);
+	for (unsigned i = 0, left = from->count; left; i++) {
+		if (!slot_used(from, i))
+			continue;
+		to = fullest(s, class);
+		if (!to || to == from || move(s, from, i, to))
+			return;
+		left--;
+	}
+}
+
+void store_set_moved(struct store *s,
+		     void (*fn)(void *ctx, uint32_t ppn, uint32_t from,
+				uint32_t to),
+		     void *ctx)
+{
+	s->moved = fn;
+	s->moved_ctx = ctx;
 }
 
 int store_put(struct store *s, const void *bytes, unsigned len,
@@ -232,15 +353,13 @@ int store_put(struct store *s, const void *bytes, unsigned len,
 	if (len > STORE_MAX_LEN)
 		return -E2BIG;
 	class = class_of(all);
-	b = s->partial[class] ? &s->slab[s->partial[class] - 1]
-			      : new_slab(s, class);
+	b = fullest(s, class);
+	if (!b)
+		b = new_slab(s, class);
 	if (!b)
 		return -ENOSPC;
-	i = first_free(b);
-	b->used[i / 64] |= 1ull << i % 64;
-	if (++b->count == per_slab[class])
-		take_out(s, &s->partial[class], b);
-	*handle = (uint32_t)(b - s->slab) << SLOT_BITS | i;
+	i = take_slot(s, b);
+	*handle = handle_of(s, b, i);
 	memcpy(buf, &h, sizeof(h));
 	memcpy(buf + sizeof(h), bytes, len);
 	if (pwrite(s->fd, buf, all, slot_at(s, *handle)) != (ssize_t)all) {
@@ -293,14 +412,16 @@ int store_get(struct store *s, uint32_t handle, void *buf,
 
 void store_free(struct store *s, uint32_t handle)
 {
+	struct slab *b = &s->slab[handle >> SLOT_BITS];
+	unsigned class = b->class;
 	struct head h = {0};
 
 	ASSERT(live(s, handle));
 	(void)get_head(s, handle, &h);
 	s->payload -= h.len;
 	s->count--;
-	drop_slot(s, &s->slab[handle >> SLOT_BITS],
-		  handle & ((1 << SLOT_BITS) - 1));
+	drop_slot(s, b, handle & ((1 << SLOT_BITS) - 1));
+	move_together(s, class);
 }
 
 /* Audit. */
@@ -363,12 +484,13 @@ static void count_lists(struct recount *rc)
 	     i = s->slab[i - 1].next, free++)
 		if (s->slab[i - 1].count)
 			differ(rc, "objects of a free slab", 1, 0);
-	for (unsigned c = 0; c < CLASSES; c++)
-		for (uint32_t i = s->partial[c]; i && partial <= s->touched;
+	for (unsigned c = 0; c < CLASSES * FILLS; c++)
+		for (uint32_t i = s->partial[c / FILLS][c % FILLS];
+		     i && partial <= s->touched;
 		     i = s->slab[i - 1].next, partial++)
-			if (s->slab[i - 1].class != c)
-				differ(rc, "class of a listed slab",
-				       s->slab[i - 1].class, c);
+			if (list_of(s, &s->slab[i - 1]) !=
+			    &s->partial[c / FILLS][c % FILLS])
+				differ(rc, "list of a slab", c, 0);
 	differ(rc, "slabs in use and free", rc->in_use + free, s->touched);
 	differ(rc, "slabs with room", partial, room);
 }

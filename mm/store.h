@@ -33,6 +33,16 @@ int store_get(struct store *s, uint32_t handle, void *buf,
 	      struct store_tag *tag);
 void store_free(struct store *s, uint32_t handle);
 
+/*
+ * Objects that are left in slabs that have become half empty are moved together
+ * when one is freed: fn is called for each, and what it was known by is its new
+ * handle from then on. Without it nothing is moved.
+ */
+void store_set_moved(struct store *s,
+		     void (*fn)(void *ctx, uint32_t ppn, uint32_t from,
+				uint32_t to),
+		     void *ctx);
+
 uint64_t store_bytes(const struct store *s);   /* of memory in use */
 uint64_t store_payload(const struct store *s); /* of objects in it */
 uint64_t store_count(const struct store *s);   /* objects */

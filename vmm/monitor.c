@@ -18,7 +18,9 @@
  * most of a monitor. A timer looks at the process's CPU time; when the guest has
  * been quiet for two periods after having done something, the engine is asked
  * to give back what it can make again (trim), and so is the allocator. An idle
- * guest needs a few hundred translations; they come back in milliseconds.
+ * guest needs a few hundred translations; they come back in milliseconds. A busy
+ * one that has to give up pages that it uses does the same once a minute: what
+ * it has not executed since its boot is worth less than its memory.
  */
 #include "vmm/monitor.h"
 
@@ -40,7 +42,6 @@
 #include "mm/control_stats.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
-#include "vmm/monitor_balloon.h"
 #include "vmm/monitor_reclaim.h"
 #include "vmm/sigfd.h"
 
@@ -51,6 +52,8 @@
 #define IDLE_PERIOD_S 2
 #define IDLE_NS	      (IDLE_PERIOD_S * 50000000ull) /* 5% */
 #define TRIM_NS	      200000000ull
+/* A busy guest that has too little memory: so often at the most. */
+#define SHORT_NS      60000000000ull
 
 /* jemalloc's; absent in builds with a sanitizer. */
 extern int mallctl(const char *name, void *old, size_t *oldlen, void *new,
@@ -72,7 +75,8 @@ struct monitor {
 	int signals;
 	int idle_timer;
 	uint64_t cpu_ns, cpu_trimmed_ns; /* CPU time at the last look, trim */
-	unsigned quiet;			 /* periods in a row */
+	uint64_t trimmed_ns;
+	unsigned quiet; /* periods in a row */
 	struct vm_work trim_work;
 	_Atomic bool trim_posted;
 	int console[2]; /* pipe: UART -> I/O thread */
@@ -85,7 +89,6 @@ struct monitor {
 	bool hung_up;
 	struct request queue[QUEUE];
 	struct monitor_reclaim reclaim;
-	struct monitor_balloon balloon;
 };
 
 static uint64_t now_ns(void)
@@ -182,8 +185,8 @@ static void on_socket(void *ctx, uint32_t events)
 	}
 	if (rq->msg.type == SHARE_MSG_NUDGE) {
 		drop_request(m, rq);
+		vm_pause(m->vm, control_get(&m->control->paused) == 1);
 		monitor_reclaim_nudge(&m->reclaim);
-		monitor_balloon_tick(&m->balloon, m->quiet >= 2);
 		return;
 	}
 	rq->len = (size_t)n;
@@ -257,9 +260,12 @@ static void on_idle_timer(void *ctx, uint32_t events)
 	used = now - m->cpu_ns;
 	m->cpu_ns = now;
 	m->quiet = used < IDLE_NS ? m->quiet + 1 : 0;
-	monitor_balloon_tick(&m->balloon, m->quiet >= 2);
-	if (m->quiet < 2 || now - m->cpu_trimmed_ns < TRIM_NS || m->trim_posted)
+	if (now - m->cpu_trimmed_ns < TRIM_NS || m->trim_posted)
 		return;
+	if (m->quiet < 2 && !(monitor_reclaim_short(&m->reclaim) &&
+			      now_ns() - m->trimmed_ns >= SHORT_NS))
+		return;
+	m->trimmed_ns = now_ns();
 	m->cpu_trimmed_ns = now;
 	m->trim_posted = true;
 	m->trim_work.fn = trim;
@@ -479,8 +485,6 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 	if (r)
 		return r; /* the process ends now; nothing to tidy up */
 	monitor_reclaim_init(&m->reclaim, m->vm, m->control, cfg->give_up);
-	m->balloon =
-		(struct monitor_balloon){.vm = m->vm, .control = m->control};
 	r = connect_io(m);
 	if (!r)
 		r = confine_process(cfg->confine, false, m->vm->code_start,

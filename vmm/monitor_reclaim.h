@@ -16,7 +16,6 @@ struct monitor_reclaim {
 	struct vm_work reap;	    /* pages are in the swap file */
 	_Atomic bool press_posted, look_posted, reap_posted;
 	uint64_t rnd, sampled_ns;
-	uint64_t stuck_at; /* what it had when nothing could be given up */
 	void (*give_up)(void);
 };
 
@@ -25,5 +24,7 @@ struct monitor_reclaim {
 void monitor_reclaim_init(struct monitor_reclaim *r, struct vm *vm,
 			  struct control *control, void (*give_up)(void));
 /* Any thread: the manager says that there is something to look at. */
+/* Is the VM near its quota, so that it has to give up pages? Any thread. */
+bool monitor_reclaim_short(const struct monitor_reclaim *r);
 void monitor_reclaim_nudge(struct monitor_reclaim *r);
 #endif

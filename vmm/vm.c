@@ -265,6 +265,15 @@ void vm_stop(struct vm *vm)
 	vm_request_exit(vm, EXIT_POWEROFF, 0);
 }
 
+void vm_pause(struct vm *vm, bool on)
+{
+	if (atomic_exchange(&vm->paused, on) == on)
+		return;
+	/* Out of the engine, or out of the sleep. */
+	vcpu_kick(vm->vcpu, VCPU_REQ_WORK);
+	vm_wake(vm);
+}
+
 void vm_post(struct vm *vm, struct vm_work *w)
 {
 	struct vm_work **p;

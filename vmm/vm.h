@@ -88,6 +88,7 @@ struct vm_config {
 	X(irq_shadow_steps, "single steps past STI or MOV SS")                 \
 	X(hlt_waits, "sleeps in HLT")                                          \
 	X(hlt_ns, "nanoseconds slept in HLT")                                  \
+	X(paused_ns, "nanoseconds paused")                                     \
 	X(work, "work items run for other threads")                            \
 	X(resets, "resets of the machine")
 struct run_stats {
@@ -132,6 +133,7 @@ struct vm {
 	 * run loop moves it to v->exit and v->exit_code. */
 	_Atomic uint64_t exit_request;
 	_Atomic bool stopping; /* vm_stop was called */
+	_Atomic bool paused;   /* the guest does not run; work is done */
 	struct run_stats run_stats;
 	struct stat_group run_stat_group;
 	uint64_t boot_ns; /* CLOCK_MONOTONIC at creation */
@@ -151,6 +153,9 @@ enum vcpu_exit vm_run(struct vm *vm);
 void vm_post(struct vm *vm, struct vm_work *w);
 /* Any thread: end the run with EXIT_POWEROFF. */
 void vm_stop(struct vm *vm);
+/* Any thread: keep the guest from running, or let it go on. Posted work is done
+ * meanwhile; timers and devices go on. */
+void vm_pause(struct vm *vm, bool on);
 /* Any thread: end the run with this exit (code: v->exit_code). Devices come
  * here for power-off, reset and debug exit; the first one to ask wins. */
 void vm_request_exit(struct vm *vm, enum vcpu_exit why, int code);

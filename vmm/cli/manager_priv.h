@@ -9,7 +9,6 @@
  *   manager_end.c     what is said and done when a VM's process has ended
  *   manager_sample.c  how things stand
  *   manager_reclaim.c the budget
- *   manager_balloon.c balloons
  *   manager_swap.c    swap files
  *   manager_command.c `sardine set`
  *   manager_stats.c   the monitors' counters
@@ -55,6 +54,7 @@ struct mvm {
 	int pool_fd;	   /* the group's */
 	const char *state; /* of a process that has ended */
 	bool told_up;	   /* the event was sent */
+	bool paused;
 	uint64_t boot_ms;
 	uint64_t start_ns;
 	uint64_t overhead, overhead_next_ns;
@@ -65,10 +65,6 @@ struct mvm {
 		uint64_t quick_next_ns, nudge_ns;
 		int64_t rest; /* of the overhead, besides the quick part */
 		bool told_waiting;
-		/* manager_balloon.c */
-		uint64_t balloon, balloon_ns, oom_ns;
-		uint64_t guest_seq, guest_oom, guest_actual;
-		bool balloon_fixed; /* by `sardine balloon` */
 	} re;
 	char text[TEXT_MAX]; /* stderr */
 	size_t text_len;
@@ -120,20 +116,13 @@ int manager_swap_file(const struct manager *m, uint64_t bytes, char *err,
 		      size_t errlen);
 /* Look at the budget if it is time, and set the VMs' quotas. */
 void manager_reclaim(struct manager *m, uint64_t now);
-/* One look at a VM's balloon, whose target of memory is given. */
-void manager_balloon(struct mvm *v, uint64_t target, uint64_t now);
-/* Keep the balloon at bytes (auto_: the policy's again, from there on). -EINVAL
- * with one line in err. */
-int manager_balloon_set(struct mvm *v, uint64_t bytes, bool auto_, char *err,
-			size_t errlen);
-/* Tell the monitor that there is something new for it. */
-void manager_nudge(struct mvm *v);
-/* Pages of the VM's that hold something of its own, here or away: bytes. */
-uint64_t manager_own_bytes(const struct mvm *v);
 /* Before the VM starts: its shares and bounds, and a quota. -ENOMEM with one
  * line in err when its minimum does not fit. */
 int manager_admit(struct manager *m, struct mvm *v, const struct vm_spec *s,
 		  char *err, size_t errlen);
+
+/* Have the monitor look at the words of the control area. */
+void manager_nudge(struct mvm *v);
 
 /* The least that the budget must be for the VMs that run. */
 uint64_t manager_minima(const struct manager *m);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `sardine set` and `sardine balloon`: change what a running VM, or all of them
- * together, may have or should give back. */
+/* `sardine set`: change what a running VM, or all of them together, may have. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -111,29 +110,44 @@ static int set_main(void *values, char *const args[])
 	return CLI_USAGE;
 }
 
-static int balloon_main(void *values, char *const args[])
+static int pause_main(void *values, char *const args[])
 {
-	if (args[0] && args[1])
-		return tell(values, "balloon", args);
-	log_error("balloon: give a VM's name and a size: sardine balloon VM "
-		  "64M (see --help)");
+	if (args[0])
+		return tell(values, "pause", args);
+	log_error("pause: give a VM's name");
 	return CLI_USAGE;
 }
 
-const struct command cmd_balloon = {
-	.name = "balloon",
-	.summary = "Have a VM of a running `sardine pack` give memory back",
-	.args = "VM SIZE|auto",
-	.max_args = 2,
-	.details = "SIZE is what the guest's balloon driver shall take from "
-		   "the guest and give to the host; 0 gives all of it back. "
-		   "The size stays until the next such command, but a guest "
-		   "that would have to kill a process takes memory back "
-		   "before. auto: let the budget's policy decide again.",
+static int resume_main(void *values, char *const args[])
+{
+	if (args[0])
+		return tell(values, "resume", args);
+	log_error("resume: give a VM's name");
+	return CLI_USAGE;
+}
+
+const struct command cmd_pause = {
+	.name = "pause",
+	.summary = "Stop a VM's vCPU; its memory is reclaimed as it is needed",
+	.args = "VM",
+	.max_args = 1,
+	.details = "The VM's clocks run on: after `sardine resume` it finds "
+		   "that time has passed.",
 	.opts = opts,
 	.n_opts = ARRAY_SIZE(opts),
 	.values_size = sizeof(struct set_opts),
-	.run = balloon_main,
+	.run = pause_main,
+};
+
+const struct command cmd_resume = {
+	.name = "resume",
+	.summary = "Let a paused VM go on",
+	.args = "VM",
+	.max_args = 1,
+	.opts = opts,
+	.n_opts = ARRAY_SIZE(opts),
+	.values_size = sizeof(struct set_opts),
+	.run = resume_main,
 };
 
 const struct command cmd_set = {

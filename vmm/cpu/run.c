@@ -123,6 +123,21 @@ static void run_halt(struct vcpu *v)
 	vm->run_stats.hlt_ns += now_ns() - start;
 }
 
+/* Until there is something to do, or no longer paused. */
+static void run_paused(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+	uint64_t start = now_ns();
+
+	pthread_mutex_lock(&vm->wait_lock);
+	atomic_store(&vm->waiting, true);
+	while (atomic_load(&vm->paused) && !atomic_load(&v->requests))
+		pthread_cond_wait(&vm->wait_cond, &vm->wait_lock);
+	atomic_store(&vm->waiting, false);
+	pthread_mutex_unlock(&vm->wait_lock);
+	vm->run_stats.paused_ns += now_ns() - start;
+}
+
 enum vcpu_exit vcpu_run(struct vcpu *v)
 {
 	struct run_stats *st = &v->vm->run_stats;
@@ -132,6 +147,11 @@ enum vcpu_exit vcpu_run(struct vcpu *v)
 		if (atomic_load_explicit(&v->requests, memory_order_relaxed) &&
 		    run_requests(v))
 			return v->exit;
+		if (atomic_load_explicit(&v->vm->paused,
+					 memory_order_relaxed)) {
+			run_paused(v);
+			continue;
+		}
 		if (run_interrupts(v) == CPU_EXIT)
 			return v->exit;
 		if (v->halted) {

@@ -30,8 +30,8 @@ static const struct {
 	{"memwork", memwork_main,
 	 "MIB [ACTIVE% [SECONDS [SOFT% [SEED]]]]: check memory at work"},
 	{"hog", hog_main, "MIB [SECONDS [ROUNDS]]: fill memory, free it"},
-	{"rediswork", rediswork_main,
-	 "MIB [ACTIVE% [SECONDS [SEED [PORT [ADDRESS]]]]]: the same in redis"},
+	{"kv", kv_main,
+	 "SOCKET MIB ACTIVE% SECONDS [SEED]: redis under load, checked"},
 	{"debugexit", debugexit_main, "V: write V to port 0xf4"},
 };
 
