@@ -5,6 +5,10 @@
  * flags, vector state and on every byte of memory written. The first
  * difference stops the VM and says what it is.
  *
+ * Accessed and dirty bits are written when a walk is made, and who makes one
+ * depends on what his TLB holds (the windows, or v->mem_cache): in the entries
+ * that either run walked these bits are not compared.
+ *
  * A unit that ends early in translated code (callout, fault, kick) is not
  * compared; nor is one in which the interpreter met a side effect (I/O, time,
  * randomness). Slow, and for testing only.
@@ -22,12 +26,17 @@
 
 struct lockstep {
 	struct mem_log log;
+	struct used_log used;
 	uint64_t gpr[16], rip, rflags;
 	uint8_t fpu[1024];
 	bool valid;
 };
 
 #define FPU_BYTES 832 /* legacy area, header, AVX */
+/* What an instruction can change in a vcpu: up to its links, and the end. */
+#define GUEST_STATE offsetof(struct vcpu, vm)
+#define HOT_STATE   (sizeof(struct vcpu) - offsetof(struct vcpu, bt_hot))
+#define XSTATE_BV 512 /* the header's first word */
 
 static size_t fpu_bytes(const struct vcpu *v)
 {
@@ -66,7 +75,7 @@ void lockstep_before(struct bt *bt, uint32_t id)
 {
 	struct vcpu *v = bt->v;
 	struct lockstep *l = bt->ls;
-	static _Thread_local struct vcpu saved;
+	static _Thread_local uint8_t state[GUEST_STATE], hot[HOT_STATE];
 	static _Thread_local uint8_t fpu[FPU_BYTES];
 	unsigned n = bt->ccf[id].n_insn;
 	size_t fb = fpu_bytes(v);
@@ -74,11 +83,14 @@ void lockstep_before(struct bt *bt, uint32_t id)
 
 	if (!l)
 		l = bt->ls = calloc(1, sizeof(*l));
-	memcpy(&saved, v, sizeof(saved));
+	memcpy(state, v, GUEST_STATE);
+	memcpy(hot, v->bt_hot, HOT_STATE);
 	memcpy(fpu, v->fpu, fb);
 	l->log.n = 0;
 	l->log.side_effect = false;
+	l->used.n = 0;
 	v->mem_log = &l->log;
+	v->used_log = &l->used;
 	while (n && st == CPU_OK) {
 		uint64_t rip = v->rip;
 
@@ -93,10 +105,25 @@ void lockstep_before(struct bt *bt, uint32_t id)
 	l->rip = v->rip;
 	l->rflags = v->rflags;
 	memcpy(l->fpu, v->fpu, fb);
-	saved.requests = v->requests;
-	memcpy(v, &saved, sizeof(saved));
+	memcpy(v, state, GUEST_STATE);
+	memcpy(v->bt_hot, hot, HOT_STATE);
 	memcpy(v->fpu, fpu, fb);
 	v->mem_log = NULL;
+	/* From here the log notes what the translated run does. */
+	v->used_log = &l->used;
+	if (l->used.n)
+		mem_flush(v); /* it believes in bits that were not set */
+}
+
+/* The bits of the byte at gpa that a walk may have set in one of the runs. */
+static uint8_t used_bits(const struct used_log *u, gpa_t gpa)
+{
+	unsigned n = u->n < USED_LOG_MAX ? u->n : USED_LOG_MAX;
+
+	for (unsigned i = 0; i < n; i++)
+		if (u->at[i] == gpa)
+			return PTE_A | PTE_D;
+	return u->n > USED_LOG_MAX ? PTE_A | PTE_D : 0;
 }
 
 static bool same_memory(struct bt *bt, char *what, size_t len)
@@ -115,7 +142,9 @@ static bool same_memory(struct bt *bt, char *what, size_t len)
 			for (unsigned j = i + 1; j < log->n && last; j++)
 				if (e->gpa + k - log->e[j].gpa < log->e[j].len)
 					last = false;
-			if (last && now[k] != e->bytes[k]) {
+			if (last &&
+			    (now[k] ^ e->bytes[k]) &
+				    ~used_bits(&bt->ls->used, e->gpa + k)) {
 				snprintf(what, len,
 					 "memory at %#llx is %02x, not %02x",
 					 (unsigned long long)e->gpa + k, now[k],
@@ -127,6 +156,47 @@ static bool same_memory(struct bt *bt, char *what, size_t len)
 	return true;
 }
 
+/* len bytes at off of XSAVE area a (of size bytes), in which state component
+ * comp is kept; zeros when the component is in its initial state, as memory
+ * may then hold anything (SDM vol. 1, 13.6). */
+static void component(const uint8_t *a, size_t size, unsigned comp, size_t off,
+		      size_t len, uint8_t *to)
+{
+	memset(to, 0, len);
+	if (off + len <= size && (a[XSTATE_BV] >> comp & 1))
+		memcpy(to, a + off, len);
+}
+
+static const char *fpu_difference(const struct vcpu *v, const uint8_t *was)
+{
+	static const struct {
+		unsigned comp;
+		size_t off, len;
+		const char *what;
+	} parts[] = {
+		{0, 0, 5, "the x87 control, status or tag word"},
+		{0, 32, 128, "an x87 register"},
+		{1, 160, 256, "an XMM register"},
+		{2, 576, 256, "the upper half of a YMM register"},
+	};
+	size_t size = fpu_bytes(v);
+	uint8_t x[256], y[256];
+
+	for (unsigned i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
+		component(v->fpu, size, parts[i].comp, parts[i].off,
+			  parts[i].len, x);
+		component(was, size, parts[i].comp, parts[i].off, parts[i].len,
+			  y);
+		if (parts[i].off == 0 && !(x[0] | x[1]))
+			x[0] = 0x7f, x[1] = 3;
+		if (parts[i].off == 0 && !(y[0] | y[1]))
+			y[0] = 0x7f, y[1] = 3;
+		if (memcmp(x, y, parts[i].len))
+			return parts[i].what;
+	}
+	return memcmp((uint8_t *)v->fpu + 24, was + 24, 4) ? "MXCSR" : NULL;
+}
+
 /* After the whole unit ran; v->rip is where it went. */
 enum cpu_status lockstep_after(struct bt *bt, uint32_t id)
 {
@@ -134,6 +204,7 @@ enum cpu_status lockstep_after(struct bt *bt, uint32_t id)
 	struct lockstep *l = bt->ls;
 	char what[160] = "";
 
+	v->used_log = NULL;
 	if (!l->valid)
 		return CPU_OK;
 	bt->stats.lockstep_tus++;
@@ -150,8 +221,9 @@ enum cpu_status lockstep_after(struct bt *bt, uint32_t id)
 		snprintf(what, sizeof(what), "rflags is %#llx, not %#llx",
 			 (unsigned long long)v->rflags,
 			 (unsigned long long)l->rflags);
-	if (!*what && memcmp((char *)v->fpu + 160, l->fpu + 160, 256))
-		snprintf(what, sizeof(what), "an XMM register differs");
+	if (!*what && fpu_difference(v, l->fpu))
+		snprintf(what, sizeof(what), "%s differs",
+			 fpu_difference(v, l->fpu));
 	if (!*what)
 		same_memory(bt, what, sizeof(what));
 	if (!*what)

@@ -188,6 +188,7 @@ struct vcpu {
 			struct mem_cache *mem_cache; /* mmu/mem.c's own */
 			struct mem_log *mem_log;     /* lockstep: writes are
 							buffered, not done */
+			struct used_log *used_log;   /* lockstep */
 			_Atomic uint32_t requests;   /* VCPU_REQ_* */
 			uint64_t instructions;	     /* interpreted so far */
 			uint64_t layout_seed; /* cpu/layout.h; 0: not now */

@@ -233,9 +233,10 @@ void mem_log_overlay(const struct mem_log *l, gpa_t gpa, void *buf,
 	}
 }
 
-static void log_write(struct mem_log *l, gpa_t gpa, const uint8_t *buf,
-		      unsigned len)
+void mem_log_write(struct mem_log *l, gpa_t gpa, const void *buf, unsigned len)
 {
+	const uint8_t *from = buf;
+
 	while (len) {
 		unsigned n = len < 64 ? len : 64;
 
@@ -244,9 +245,9 @@ static void log_write(struct mem_log *l, gpa_t gpa, const uint8_t *buf,
 			return;
 		}
 		l->e[l->n] = (struct mem_log_entry){.gpa = gpa, .len = n};
-		memcpy(l->e[l->n].bytes, buf, n);
+		memcpy(l->e[l->n].bytes, from, n);
 		l->n++;
-		gpa += n, buf += n, len -= n;
+		gpa += n, from += n, len -= n;
 	}
 }
 
@@ -301,7 +302,7 @@ static enum cpu_status write_part(struct vcpu *v, struct tlb_entry *e,
 	if (unlikely(v->mem_log)) {
 		if (!p2m_is_ram_state(p2m_get_state(p, e->ppn)))
 			return mmio_refused(v);
-		log_write(v->mem_log, gpa, buf, len);
+		mem_log_write(v->mem_log, gpa, buf, len);
 		return CPU_OK;
 	}
 	if (unlikely(!page || e->gen != p2m_gen(p))) {

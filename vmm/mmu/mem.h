@@ -66,6 +66,14 @@ struct mem_log {
 	bool side_effect; /* MMIO, overflow: what follows cannot be compared */
 	struct mem_log_entry e[MEM_LOG_MAX];
 };
+void mem_log_write(struct mem_log *l, gpa_t gpa, const void *buf, unsigned len);
+/* Paging-structure entries in which walks set accessed and dirty bits, or would
+ * have (v->used_log): when that happens depends on what a TLB holds. */
+#define USED_LOG_MAX 128
+struct used_log {
+	unsigned n; /* may go past the end: then nothing is known */
+	gpa_t at[USED_LOG_MAX];
+};
 /* Lay the logged writes over buf, which holds the bytes at [gpa, gpa+len). */
 void mem_log_overlay(const struct mem_log *l, gpa_t gpa, void *buf,
 		     unsigned len);

@@ -16,7 +16,8 @@
  * outside of RAM read as all ones, as an empty bus does: present, with
  * reserved bits set.
  *
- * In lockstep the log of writes not yet done (v->mem_log) lies over memory.
+ * In lockstep the log of writes not yet done (v->mem_log) lies over memory, and
+ * accessed and dirty bits are such writes too.
  *
  * Limits: PDPTEs of PAE paging are read at each walk rather than when CR3 is
  * loaded (as AMD does); a bad one answers a reserved-bit fault then. No
@@ -90,7 +91,20 @@ static uint64_t read_entry(struct vcpu *v, gpa_t at, unsigned size)
 static void or_entry(struct vcpu *v, gpa_t at, unsigned size, uint32_t bits)
 {
 	unsigned off = at & (PAGE_SIZE - 1);
-	uint8_t *page = p2m_write(v->vm->p2m, gpa_to_ppn(at), off, size);
+	uint8_t *page;
+
+	if (unlikely(v->used_log)) {
+		if (v->used_log->n < USED_LOG_MAX)
+			v->used_log->at[v->used_log->n] = at;
+		v->used_log->n++;
+	}
+	if (unlikely(v->mem_log)) {
+		uint64_t e = read_entry(v, at, size) | bits;
+
+		mem_log_write(v->mem_log, at, &e, size);
+		return;
+	}
+	page = p2m_write(v->vm->p2m, gpa_to_ppn(at), off, size);
 
 	/* A and D are in the low half in every format. */
 	if (page)
