@@ -98,7 +98,7 @@ static uint64_t board_guest_tsc(void *ctx)
 {
 	struct vm *vm = ctx;
 
-	return __rdtsc() + vm->vcpu->tsc_offset;
+	return cpu_guest_tsc(vm->vcpu);
 }
 
 static void board_kick(void *ctx)
@@ -325,7 +325,7 @@ static int build(struct vm *vm, char *err_line, size_t errlen)
 	vm->mmio = bus_create("mmio", &vm->dev_lock);
 	if (!vm->board || !vm->pio || !vm->mmio)
 		return -ENOMEM;
-	err = iothread_create(&vm->dev_lock, &vm->io);
+	err = iothread_create(&vm->dev_lock, vm->cfg.time_shift, &vm->io);
 	if (!err)
 		err = create_irq_chips(vm);
 	if (!err)

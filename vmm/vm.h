@@ -78,6 +78,9 @@ struct vm_config {
 	bool no_chain;
 	bool count; /* translated code counts what it executes */
 	bool lockstep;
+	/* The guest's clocks and TSC run 2^this times slower than real ones: for
+	 * what is too slow to keep up with its timer (lockstep). */
+	unsigned time_shift;
 };
 
 #define RUN_STATS(X)                                                           \

@@ -32,11 +32,11 @@ struct lockstep {
 	bool valid;
 };
 
-#define FPU_BYTES 832 /* legacy area, header, AVX */
+#define FPU_BYTES   832 /* legacy area, header, AVX */
 /* What an instruction can change in a vcpu: up to its links, and the end. */
 #define GUEST_STATE offsetof(struct vcpu, vm)
 #define HOT_STATE   (sizeof(struct vcpu) - offsetof(struct vcpu, bt_hot))
-#define XSTATE_BV 512 /* the header's first word */
+#define XSTATE_BV   512 /* the header's first word */
 
 static size_t fpu_bytes(const struct vcpu *v)
 {

@@ -7,6 +7,7 @@
  */
 #include "vmm/bt/bt_priv.h"
 #include "vmm/mmu/walk.h"
+#include "vmm/vm.h"
 #include "vmm/x86/regs.h"
 
 _Static_assert(offsetof(struct vcpu, rflags) == VCPU_RFLAGS, "layout.h");
@@ -119,7 +120,8 @@ static uint8_t mode_of(const struct vcpu *v)
 		m |= MODE_NOAVX;
 	if (!(v->cr4 & CR4_FSGSBASE))
 		m |= MODE_NOFSGS;
-	if (v->tsc_offset || (v->cr4 & CR4_TSD) || v->layout_seed)
+	if (v->tsc_offset || v->vm->cfg.time_shift || (v->cr4 & CR4_TSD) ||
+	    v->layout_seed)
 		m |= MODE_TSC_OUT;
 	return m;
 }

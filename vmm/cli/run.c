@@ -20,7 +20,7 @@
 struct run_opts {
 	char *kernel, *initrd, *append, *engine, *stats, *backing;
 	uint64_t mem, tc_size;
-	uint32_t tu_max;
+	uint32_t tu_max, time_shift;
 	bool no_reboot, debug_exit, rng, no_balloon, hvc, no_chain, count,
 		lockstep, verbose;
 	char *confine, **disks;
@@ -82,6 +82,9 @@ static const struct opt opts[] = {
 	{"lockstep", 0, OPT_FLAG, NULL,
 	 "bt and interp side by side; stop at the first difference",
 	 OPT(struct run_opts, lockstep), .hidden = true},
+	{"time-shift", 0, OPT_UINT, "N",
+	 "time in the guest passes 2^N times slower",
+	 OPT(struct run_opts, time_shift), .hidden = true},
 	{"confine", 0, OPT_STR, "MODE", "kill, trap or off", .dflt = "kill",
 	 OPT(struct run_opts, confine), .hidden = true},
 };
@@ -106,6 +109,11 @@ static enum cli_status check(const struct run_opts *o, char *err, size_t len)
 		s = cli_check_file("--kernel", o->kernel, err, len);
 	if (s == CLI_OK && o->initrd)
 		s = cli_check_file("--initrd", o->initrd, err, len);
+	if (s == CLI_OK && o->time_shift > 10) {
+		snprintf(err, len, "--time-shift %u: use 0 to 10",
+			 o->time_shift);
+		s = CLI_USAGE;
+	}
 	return s;
 }
 
@@ -245,6 +253,7 @@ static int run_main(void *values, char *const args[])
 		.no_chain = o->no_chain,
 		.count = o->count,
 		.lockstep = o->lockstep,
+		.time_shift = o->time_shift,
 	};
 
 	if (o->verbose)

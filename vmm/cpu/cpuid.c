@@ -33,6 +33,7 @@
 #include "mm/base/log.h"
 #include "vmm/cpu/sys.h"
 #include "vmm/mmu/walk.h"
+#include "vmm/vm.h"
 #include "vmm/x86/regs.h"
 
 #define CPU_SIGNATURE 0x000806f8u /* family 6, model 143, stepping 8 */
@@ -297,7 +298,7 @@ uint32_t cpu_crystal_hz(void)
 
 uint64_t cpu_guest_tsc(const struct vcpu *v)
 {
-	return __rdtsc() + v->tsc_offset;
+	return (__rdtsc() >> v->vm->cfg.time_shift) + v->tsc_offset;
 }
 
 /* ---- the leaves ---- */

@@ -47,7 +47,7 @@ static enum cpu_status h_rdtsc(struct vcpu *v, const struct insn *in)
 	if ((v->cr4 & CR4_TSD) && v->cpl)
 		return gp0(v);
 	if (!cpu_layout_word(v, &t))
-		t = __rdtsc() + v->tsc_offset;
+		t = cpu_guest_tsc(v);
 	v->gpr[R_RAX] = (uint32_t)t;
 	v->gpr[R_RDX] = t >> 32;
 	if (in->mnemonic == ZYDIS_MNEMONIC_RDTSCP)

@@ -309,7 +309,8 @@ static uint64_t clock_ns(clockid_t c)
 
 static uint64_t vm_ns(struct vcpu *v)
 {
-	return clock_ns(CLOCK_MONOTONIC) - v->vm->boot_ns;
+	return (clock_ns(CLOCK_MONOTONIC) - v->vm->boot_ns) >>
+	       v->vm->cfg.time_shift;
 }
 
 /* ns = ((tsc << shift) * mul) >> 32 (a negative shift goes right). */

@@ -64,6 +64,7 @@ struct iothread {
 	bool running;
 	_Atomic bool stop;
 	struct timer_heap heap;
+	unsigned time_shift;
 	uint64_t armed_ns; /* ~0: not programmed */
 	struct io_fd *fds;
 	unsigned n_no_epoll; /* entries that epoll cannot watch, with events */
@@ -81,7 +82,9 @@ static uint64_t read_clock(clockid_t id)
 }
 static uint64_t io_now(void *ctx)
 {
-	return read_clock(CLOCK_MONOTONIC);
+	const struct iothread *io = ctx;
+
+	return read_clock(CLOCK_MONOTONIC) >> io->time_shift;
 }
 static uint64_t io_wall(void *ctx)
 {
@@ -98,6 +101,7 @@ static void io_program(struct iothread *io)
 		return;
 	if (!next)
 		next = 1; /* zero would disarm */
+	next <<= io->time_shift;
 	its.it_value.tv_sec = next / NS_PER_SEC;
 	its.it_value.tv_nsec = next % NS_PER_SEC;
 	io->st.timer_set++;
@@ -126,11 +130,6 @@ static const struct clock_ops io_clock_ops = {io_now, io_wall, io_arm,
 struct clock iothread_clock(struct iothread *io)
 {
 	return (struct clock){&io_clock_ops, io};
-}
-
-uint64_t iothread_next_timer(const struct iothread *io)
-{
-	return timer_heap_next(&io->heap);
 }
 
 void iothread_run_timers(struct iothread *io)
@@ -383,7 +382,8 @@ static int io_watch_own(struct iothread *io, int fd, void *tag)
 	return 0;
 }
 
-int iothread_create(pthread_mutex_t *dev_lock, struct iothread **out)
+int iothread_create(pthread_mutex_t *dev_lock, unsigned time_shift,
+		    struct iothread **out)
 {
 	struct iothread *io = calloc(1, sizeof(*io));
 	int err = 0;
@@ -391,6 +391,7 @@ int iothread_create(pthread_mutex_t *dev_lock, struct iothread **out)
 	if (!io)
 		return -ENOMEM;
 	io->dev_lock = dev_lock;
+	io->time_shift = time_shift;
 	io->armed_ns = ~0ull;
 	pthread_mutex_init(&io->fd_lock, NULL);
 	io->wakefd = io->timerfd = -1;

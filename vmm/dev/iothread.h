@@ -13,7 +13,8 @@ struct iothread;
 
 /* 0 or -errno. The thread does not run before iothread_start; timers may be
  * armed and descriptors added already. dev_lock covers the timers. */
-int iothread_create(pthread_mutex_t *dev_lock, struct iothread **out);
+int iothread_create(pthread_mutex_t *dev_lock, unsigned time_shift,
+		    struct iothread **out);
 int iothread_start(struct iothread *io);
 /* Ends the thread and waits for it; nothing is called back afterwards. Not
  * from the thread itself, not under the device lock. */
@@ -35,10 +36,9 @@ int iothread_mod_fd(struct iothread *io, int fd, uint32_t events);
  * while it is stopped; on another thread one call may be under way. */
 void iothread_del_fd(struct iothread *io, int fd);
 
-/* The clock of real time: CLOCK_MONOTONIC and CLOCK_REALTIME. */
+/* The clock of real time: CLOCK_MONOTONIC (2^time_shift times slower) and
+ * CLOCK_REALTIME. */
 struct clock iothread_clock(struct iothread *io);
-/* When the next timer is due, ns of CLOCK_MONOTONIC; ~0: never. dev_lock. */
-uint64_t iothread_next_timer(const struct iothread *io);
 /* Run the timers that are due, on the calling thread, under dev_lock. */
 void iothread_run_timers(struct iothread *io);
 void iothread_stat_group(struct iothread *io, struct stat_group *g);
