@@ -66,7 +66,6 @@ struct recov {
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
-	uint16_t stub;	/* where it goes when not chained */
 	int32_t target; /* rip of the target - ccf->rip */
 	uint32_t to;	/* CCF it is chained to, 0: none */
 	uint32_t next_in; /* next in `to`'s list of incoming exits: EXIT_ID */
@@ -75,9 +74,12 @@ struct ccf_exit {
 struct ccf {
 	uint64_t rip;
 	uint32_t ppn, ppn2;
-	uint32_t host; /* TC offset of the checked entry */
-	uint16_t host_len;
-	uint16_t direct;    /* offset of the unchecked entry */
+	uint32_t host;	  /* TC offset of its code */
+	uint32_t cold;	  /* and of what is hardly ever run (cold.c) */
+	uint32_t checked; /* TC offset of the checked entry: host, or in cold */
+	uint16_t host_len; /* bytes */
+	uint16_t cold_len;
+	uint16_t direct;    /* of the unchecked entry, from host */
 	uint16_t guest_len; /* bytes of guest code covered */
 	uint8_t n_insn;
 	uint8_t mode, flags;
@@ -85,7 +87,7 @@ struct ccf {
 	uint32_t recov; /* index of the first */
 	uint32_t next_hash, next_page, next_page2;
 	uint32_t ibtc_next; /* shares the IBTC entry */
-	uint16_t miss;	    /* rel32 that leads there when the check fails */
+	uint16_t miss;	    /* from checked: rel32 for when the check fails */
 	bool in_ibtc;
 	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
 	uint32_t reloc;	       /* index of the first */
@@ -154,20 +156,26 @@ struct bt_stats {
 	BT_STATS(BT_STAT_FIELD, )
 };
 
-/* The TC begins with a jump out for checks that fail. */
-#define TC_MISS_STUB 0
-#define TC_START     16
-/* In front of each CCF: its id. */
-#define TC_HEADER    8 /* copies are written in words (reloc.c) */
+/* The TC begins with jumps out: for checks that fail, and for exits that are
+ * not chained. */
+#define TC_MISS_STUB  0
+#define TC_CHAIN_STUB 16
+#define TC_START      32
+/* In front of each checked entry: the CCF's id. */
+#define TC_HEADER     4
+#define TC_ALIGN      8
 
-#define TC_REGIONS   8
+#define TC_REGIONS    8
 struct tc_region {
-	uint32_t used; /* bytes */
+	uint32_t used; /* bytes from the beginning */
+	uint32_t cold; /* and from the end */
 	uint32_t n_ccf, n_recov, n_reloc;
 };
 /* At most, of one CCF. */
 #define CCF_MAX_BYTES (256 + 200 * TU_MAX)
+#define CCF_MAX_COLD  128
 #define CCF_MAX_RECOV (4 * TU_MAX + 8)
+#define CCF_STUB      11 /* bytes of an exit's stub */
 
 struct lockstep;
 struct itlb_entry {
@@ -325,14 +333,15 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu);
 int tc_init(struct bt *bt, uint64_t bytes);
 void tc_fini(struct bt *bt);
 /* A new CCF, zeroed but for host and recov, with room for CCF_MAX_BYTES at
- * rw + host and CCF_MAX_RECOV recovery entries. May evict a region: only the
+ * rw + host, CCF_MAX_COLD below and CCF_MAX_RECOV recovery entries. May evict a region: only the
  * engine's loop may come here, never while translated code is interrupted. */
 uint32_t tc_begin(struct bt *bt);
 /* The same, not zeroed. */
 uint32_t tc_place(struct bt *bt);
 /* Would tc_place evict nothing? */
 bool tc_has_room(const struct bt *bt);
-/* It is made (host_len, n_recov): keep it. */
+/* It is made (host_len, n_recov, exits, direct; miss, if it has a check in
+ * front): keep it. Writes its cold part. */
 void tc_commit(struct bt *bt, uint32_t id);
 /* Drop everything. */
 void tc_flush(struct bt *bt);
@@ -349,6 +358,15 @@ void reloc_learn(struct bt *bt, uint32_t id);
 /* from: the unit that the jump comes from, or 0. */
 uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		    bool fast);
+
+/* cold.c: set c->cold_len; write what belongs at c->cold, with no exit chained
+ * and no successor in the IBTC. */
+void cold_size(struct ccf *c);
+void cold_put(struct bt *bt, uint32_t id);
+static inline uint32_t ccf_stub(const struct ccf *c, unsigned exit)
+{
+	return c->cold + exit * CCF_STUB;
+}
 
 /* ccf.c: books. */
 /* Would ccf_insert not make the table anew? */
@@ -375,8 +393,6 @@ static inline bool ccf_crosses(const struct ccf *c, unsigned e)
 {
 	return c->exit[e].cross;
 }
-/* Which exit of c has its stub at this TC offset. */
-unsigned ccf_exit_no(const struct ccf *c, uint32_t host);
 /* Drop every CCF of a page / those that overlap [off, off+len) of it. Answers
  * how many. */
 unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len);

@@ -226,15 +226,6 @@ void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 	bt->stats.exits_chained++;
 }
 
-unsigned ccf_exit_no(const struct ccf *c, uint32_t host)
-{
-	unsigned e = 0;
-
-	while (e < CCF_EXITS - 1 && c->host + c->exit[e].stub != host)
-		e++;
-	return e;
-}
-
 static void unchain_incoming(struct bt *bt, struct ccf *c)
 {
 	uint32_t in = c->incoming;
@@ -243,7 +234,7 @@ static void unchain_incoming(struct bt *bt, struct ccf *c)
 		struct ccf *f = &bt->ccf[EXIT_CCF(in)];
 		struct ccf_exit *x = &f->exit[EXIT_NO(in)];
 
-		patch_rel32(bt, f->host + x->patch, f->host + x->stub);
+		patch_rel32(bt, f->host + x->patch, ccf_stub(f, EXIT_NO(in)));
 		x->to = 0;
 		in = x->next_in;
 		x->next_in = 0;
@@ -276,7 +267,7 @@ void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned e)
 	if (!x->to || !ccf_crosses(f, e))
 		return;
 	unlink_exit(bt, id, e);
-	patch_rel32(bt, f->host + x->patch, f->host + x->stub);
+	patch_rel32(bt, f->host + x->patch, ccf_stub(f, e));
 }
 
 /* ---- the end ---- */

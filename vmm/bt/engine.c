@@ -507,15 +507,10 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 	enum cpu_status st;
 
 	switch (kind) {
-	case BT_EXIT_CHAIN: {
-		uint32_t host = v->bt_hot[HOT_EXIT_INFO];
-		struct ccf *c;
-
-		bt->pend_from = tc_find(bt, host);
-		c = &bt->ccf[bt->pend_from];
-		bt->pend_exit = ccf_exit_no(c, host);
+	case BT_EXIT_CHAIN:
+		bt->pend_from = EXIT_CCF(v->bt_hot[HOT_EXIT_INFO]);
+		bt->pend_exit = EXIT_NO(v->bt_hot[HOT_EXIT_INFO]);
 		return CPU_OK;
-	}
 	case BT_EXIT_IBTC:
 		if (gva_canonical(v->rip)) {
 			bt->pend_ibtc = true;

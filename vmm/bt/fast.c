@@ -17,12 +17,10 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 	struct ccf *c;
 
 	if (kind == BT_EXIT_CHAIN) {
-		uint32_t host = v->bt_hot[HOT_EXIT_INFO];
-
 		bt->stats.chain_misses++;
-		from = tc_find(bt, host);
+		from = EXIT_CCF(v->bt_hot[HOT_EXIT_INFO]);
+		exit = EXIT_NO(v->bt_hot[HOT_EXIT_INFO]);
 		c = &bt->ccf[from];
-		exit = ccf_exit_no(c, host);
 		rip = c->rip + (int64_t)c->exit[exit].target;
 		ppn = c->ppn;
 	} else {

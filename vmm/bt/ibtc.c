@@ -134,15 +134,15 @@ static uint32_t get_head(struct bt *bt, unsigned v, unsigned slot)
 
 static void set_head(struct bt *bt, unsigned v, unsigned slot, uint32_t id)
 {
-	bt->ibtc[v][slot] = id ? bt->rx + bt->ccf[id].host : bt->ibtc_miss;
+	bt->ibtc[v][slot] = id ? bt->rx + bt->ccf[id].checked : bt->ibtc_miss;
 }
 
 /* Where the check of a CCF leads when it fails. */
 static void set_next(struct bt *bt, uint32_t id, uint32_t next)
 {
 	struct ccf *c = &bt->ccf[id];
-	uint32_t at = c->host + c->miss;
-	uint32_t to = next ? bt->ccf[next].host : TC_MISS_STUB;
+	uint32_t at = c->checked + c->miss;
+	uint32_t to = next ? bt->ccf[next].checked : TC_MISS_STUB;
 	int32_t d = (int32_t)(to - (at + 4));
 
 	c->ibtc_next = next;

@@ -31,6 +31,10 @@
 #define BT_D_IBTC	 (BT_T_BIAS - BT_IBTC_OFF)
 #define BT_D_VCPU(o)	 ((int)(o)-BT_VCPU_SIZE + BT_T_BIAS)
 
+/* Where an indirect branch says where it is: free while in the TC, as RCX is in
+ * its register then, and near rT. */
+#define BT_D_IND	 BT_D_GPR(1)
+
 /* Hot words: indexes into vcpu->bt_hot[48]. */
 #define HOT_RSP_NOTD	 47 /* ~delta of the stack's window */
 #define HOT_RSP_DELTA	 46 /* host rsp = guest rsp + this */
@@ -63,7 +67,7 @@
 #define HOT_J_SYSRET	 19
 #define HOT_FMASK	 18
 #define HOT_LSTAR	 17
-#define HOT_LAST_IND	 16 /* TC offset of the last indirect branch */
+#define HOT_LAST_IND	 16 /* TC offset of the last one that missed */
 
 #define HOT_J_IRET	 15
 #define HOT_J_XSAVE	 14
@@ -95,7 +99,7 @@
 #define BT_ALTSTACK_SIZE 65536
 
 /* HOT_EXIT_KIND */
-#define BT_EXIT_CHAIN	 1 /* info: TC offset of the exit stub */
+#define BT_EXIT_CHAIN	 1 /* info: EXIT_ID */
 #define BT_EXIT_IBTC	 2 /* info: target rip */
 #define BT_EXIT_CALLOUT	 3 /* info: TC offset; state is recovered from it */
 #define BT_EXIT_FAULT	 4 /* state already recovered; rip in vcpu->rip */

@@ -23,7 +23,8 @@
  * than 4 GiB from a slot's border have no templates.
  *
  * Exits that are chained and the miss jump of the check are no part of the
- * comparison; a copy begins with all of them unchained. The recovery table is
+ * comparison; a copy begins with all of them unchained. The cold part is made
+ * anew (cold.c). The recovery table is
  * relative to the unit and shared.
  *
  * Data: a table, TMPL_WAYS entries a set, of the newest unit for (PPN, offset,
@@ -170,7 +171,7 @@ static struct tmpl *tmpl_take(struct bt *bt, uint64_t key)
  * bytes to step over. */
 static unsigned patched(const struct ccf *c, unsigned o)
 {
-	if (o == c->miss)
+	if (c->direct && o == c->miss)
 		return 4;
 	for (unsigned i = 0; i < ARRAY_SIZE(c->exit); i++)
 		if (c->exit[i].patch && o == c->exit[i].patch)
@@ -204,12 +205,12 @@ static bool same_shape(const struct ccf *a, const struct ccf *b)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(a->exit); i++)
 		if (a->exit[i].patch != b->exit[i].patch ||
-		    a->exit[i].stub != b->exit[i].stub ||
 		    a->exit[i].target != b->exit[i].target)
 			return false;
+	/* The miss of one without a check in front is in its cold part. */
 	return a->host_len == b->host_len && a->direct == b->direct &&
 	       a->guest_len == b->guest_len && a->n_insn == b->n_insn &&
-	       a->n_recov == b->n_recov && a->miss == b->miss;
+	       a->n_recov == b->n_recov && (!a->direct || a->miss == b->miss);
 }
 
 /* Make b a template by comparing it with a. */
@@ -282,11 +283,13 @@ static void copy_code(struct bt *bt, const struct ccf *from, struct ccf *to)
 	uint8_t *d = bt->rw + to->host;
 	struct move m = {to->rip - from->rip, (int64_t)to->host - from->host,
 			 slot_of(from->rip), slot_of(to->rip)};
-	unsigned n = (from->host_len + 7) / 8 * 8;
+	unsigned n = from->host_len, i = 0;
 
-	for (unsigned i = 0; i < n; i += 8)
+	for (; i + 8 <= n; i += 8)
 		*(uint64_t *)(d + i) = *(const uint64_t *)(s + i);
-	for (unsigned i = 0; i < from->n_reloc; i++) {
+	for (; i < n; i++)
+		d[i] = s[i];
+	for (i = 0; i < from->n_reloc; i++) {
 		const struct reloc *r = &bt->reloc[from->reloc + i];
 		unsigned w = width(r->kind);
 		uint64_t v = get(d + r->at, w);
@@ -294,11 +297,6 @@ static void copy_code(struct bt *bt, const struct ccf *from, struct ccf *to)
 		moved(r->kind, v, &m, &v);
 		put(d + r->at, w, v);
 	}
-	for (unsigned i = 0; i < ARRAY_SIZE(to->exit); i++)
-		if (to->exit[i].patch)
-			put(d + to->exit[i].patch, 4,
-			    to->exit[i].stub - (to->exit[i].patch + 4));
-	put(d + to->miss, 4, TC_MISS_STUB - (to->host + to->miss + 4));
 }
 
 /* The oldest copy, if all are in use, taken out of the books; else 0. */
@@ -310,6 +308,7 @@ static uint32_t recycle(struct bt *bt, struct tmpl *t, const struct ccf *a,
 	if (id == from || id == t->src ||
 	    !is_same(bt, id, a->rip, a->ppn, a->mode) ||
 	    bt->ccf[id].host_len != a->host_len ||
+	    bt->ccf[id].cold_len != a->cold_len ||
 	    bt->ccf[id].n_recov != a->n_recov)
 		return 0;
 	ccf_unlink(bt, id);
@@ -325,6 +324,7 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 	*c = *a;
 	c->rip = rip;
 	c->host = old.host;
+	c->cold = old.cold;
 	c->recov = old.recov;
 	c->next_page = old.next_page;
 	c->flags = 0;
@@ -355,6 +355,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 	id = recycle(bt, t, a, from);
 	if (id) {
 		become(bt, &bt->ccf[id], a, rip);
+		cold_put(bt, id);
 		ccf_relink(bt, id);
 	} else {
 		if (fast && !(tc_has_room(bt) && ccf_hash_has_room(bt)))

@@ -62,6 +62,9 @@ static void put_miss_stub(struct bt *bt)
 	struct emit e = {bt->rw, bt->rw, bt->rw + TC_START, false};
 
 	emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_IBTC));
+	e.p = bt->rw + TC_CHAIN_STUB;
+	emit_store(&e, 11, 15, BT_D_HOT(HOT_EXIT_INFO));
+	emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_CHAIN));
 }
 
 /* Region r has nothing in it. */
@@ -149,7 +152,7 @@ static void evict(struct bt *bt, unsigned r)
 	for (uint32_t id = first ? first : 1; id < end; id++)
 		ccf_evict(bt, id);
 	bt->stats.tc_evictions++;
-	bt->stats.tc_used -= g->used;
+	bt->stats.tc_used -= g->used + g->cold;
 	region_reset(bt, r);
 	bt->stats.tc_used += bt->region[r].used;
 }
@@ -159,7 +162,9 @@ bool tc_has_room(const struct bt *bt)
 	const struct tc_region *g = &bt->region[bt->tc_cur];
 
 	return g->n_ccf < bt->region_ccf &&
-	       g->used + TC_HEADER + CCF_MAX_BYTES <= bt->region_bytes &&
+	       g->used + g->cold + TC_ALIGN + TC_HEADER + CCF_MAX_BYTES +
+			       CCF_MAX_COLD <=
+		       bt->region_bytes &&
 	       g->n_recov + CCF_MAX_RECOV <= bt->region_recov;
 }
 
@@ -177,7 +182,8 @@ uint32_t tc_place(struct bt *bt)
 	g = &bt->region[bt->tc_cur];
 	id = bt->tc_cur * bt->region_ccf + g->n_ccf;
 	c = &bt->ccf[id];
-	c->host = bt->tc_cur * bt->region_bytes + g->used + TC_HEADER;
+	c->host = bt->tc_cur * bt->region_bytes +
+		  ((g->used + TC_HEADER + TC_ALIGN - 1) & -TC_ALIGN);
 	c->recov = bt->tc_cur * bt->region_recov + g->n_recov;
 	return id;
 }
@@ -197,14 +203,18 @@ void tc_commit(struct bt *bt, uint32_t id)
 {
 	struct tc_region *g = &bt->region[bt->tc_cur];
 	struct ccf *c = &bt->ccf[id];
-	uint32_t bytes = (TC_HEADER + c->host_len + 15) & ~15u;
+	uint32_t start = bt->tc_cur * bt->region_bytes;
+	uint32_t end = c->host + c->host_len - start;
 	struct bt_stats *st = &bt->stats;
 
-	memcpy(bt->rw + c->host - sizeof(id), &id, sizeof(id));
+	cold_size(c);
+	st->tc_used += end - g->used + c->cold_len;
 	g->n_ccf++;
 	g->n_recov += c->n_recov;
-	g->used += bytes;
-	st->tc_used += bytes;
+	g->used = end;
+	g->cold += c->cold_len;
+	c->cold = start + bt->region_bytes - g->cold;
+	cold_put(bt, id);
 	if (st->tc_used > st->tc_peak)
 		st->tc_peak = st->tc_used;
 	ccf_insert(bt, id);

@@ -57,7 +57,7 @@ static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 	struct bt *bt = rc->bt;
 	const struct ccf *c = &bt->ccf[id];
 	const struct ccf_exit *x = &c->exit[e];
-	uint32_t want = c->host + x->stub, in, n = 0;
+	uint32_t want = ccf_stub(c, e), in, n = 0;
 
 	if (!x->patch) {
 		if (x->to)
@@ -137,8 +137,8 @@ static void audit_live(struct recount *rc, uint32_t id)
 	next = c->ibtc_next;
 	if (next && (!c->in_ibtc || !is_live(bt, next)))
 		bad_ccf(rc, id, "a wrong successor in the IBTC");
-	if (jump_target(bt, c->host + c->miss) !=
-	    (next ? bt->ccf[next].host : TC_MISS_STUB))
+	if (jump_target(bt, c->checked + c->miss) !=
+	    (next ? bt->ccf[next].checked : TC_MISS_STUB))
 		bad_ccf(rc, id, "its failed check leads elsewhere");
 	rc->in_ibtc += c->in_ibtc;
 }
@@ -148,9 +148,9 @@ static void audit_region(struct recount *rc, unsigned r)
 	struct bt *bt = rc->bt;
 	const struct tc_region *g = &bt->region[r];
 	uint32_t first = r * bt->region_ccf;
-	uint32_t at = r * bt->region_bytes;
+	uint32_t at = r * bt->region_bytes, cold = at + bt->region_bytes;
 
-	rc->used += g->used;
+	rc->used += g->used + g->cold;
 	for (uint32_t k = r ? 0 : 1; k < g->n_ccf; k++) {
 		const struct ccf *c = &bt->ccf[first + k];
 
@@ -158,6 +158,9 @@ static void audit_region(struct recount *rc, unsigned r)
 		    c->host + c->host_len > r * bt->region_bytes + g->used)
 			bad_ccf(rc, first + k, "out of its place");
 		at = c->host + c->host_len;
+		if (c->cold + c->cold_len > cold)
+			bad_ccf(rc, first + k, "its cold part out of place");
+		cold = c->cold;
 		if (!(c->flags & CCF_DEAD))
 			audit_live(rc, first + k);
 		else if (c->incoming || any_chained(c) || c->in_ibtc)
@@ -183,8 +186,12 @@ static void audit_hash(struct recount *rc)
 static uint32_t head_of(struct bt *bt, unsigned v, unsigned slot)
 {
 	const uint8_t *e = bt->ibtc[v][slot];
+	uint32_t id;
 
-	return e == bt->ibtc_miss ? 0 : tc_find(bt, e - bt->rx);
+	if (e == bt->ibtc_miss)
+		return 0;
+	memcpy(&id, bt->rw + (e - bt->rx) - sizeof(id), sizeof(id));
+	return is_live(bt, id) ? id : 0;
 }
 
 static void audit_ibtc(struct recount *rc)
@@ -195,8 +202,8 @@ static void audit_ibtc(struct recount *rc)
 	for (unsigned v = 0; v < 2; v++)
 		for (uint32_t i = 0; i < BT_IBTC_ENTRIES; i++) {
 			uint32_t id = head_of(bt, v, i);
-			void *want =
-				id ? bt->rx + bt->ccf[id].host : bt->ibtc_miss;
+			void *want = id ? bt->rx + bt->ccf[id].checked
+					: bt->ibtc_miss;
 
 			if (bt->ibtc[v][i] != want)
 				bad_ccf(rc, id,

@@ -25,9 +25,11 @@
  * instruction (kinds other than RK_NORMAL say what must be put back). This is
  * also why a sequence can be started again from its beginning.
  *
- * Layout of a CCF: [check that r11 is the unit's rip] [poll?] body, exits,
- * stubs. The first is for jumps through the IBTC, which is indexed by the low
- * 16 bits of the target only; chained jumps enter after it.
+ * Layout of a CCF: [check that r11 is the unit's rip?] [poll?] body, exits; and
+ * elsewhere, stubs (cold.c). The check is for jumps through the IBTC, which is
+ * indexed by the low 16 bits of the target only; chained jumps enter after it.
+ * A unit that was not reached by such a jump when it was made has its check
+ * among the stubs.
  *
  * The files: operands translate_mem.c, plain instructions translate_plain.c,
  * flags translate_flags.c, the stack translate_rsp.c, strings
@@ -135,7 +137,8 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	t.e.end = t.e.start + CCF_MAX_BYTES;
 
 	poll = needs_poll(tu);
-	gen_check(&t);
+	if (bt->pend_ibtc)
+		gen_check(&t);
 	c->direct = t.e.p - t.e.start;
 	gen_count(&t, EXEC_UNITS, 1);
 	gen_count(&t, EXEC_INSNS, tu->n);

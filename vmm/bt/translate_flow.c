@@ -40,32 +40,28 @@ static void add_exit(struct tr *t, uint8_t *patch, uint64_t target)
 static void gen_jmp_const(struct tr *t, uint64_t target)
 {
 	if (!gva_canonical(target))
-		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND), 0);
+		emit_store_imm32(&t->e, RT, BT_D_IND, 0);
 	gen_count(t, EXEC_IBTC, 1);
 	emit_imm(&t->e, S0, target);
 	emit_jmp_m(&t->e, RT, BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
 }
 
+/* Exits that can be chained have their stubs in the cold part. */
 void gen_stubs(struct tr *t)
 {
 	unsigned n_exit = 0;
 
 	for (unsigned i = 0; i < t->n_stub; i++) {
 		uint64_t target = t->stub[i].target;
-		uint16_t at = t->e.p - t->e.start;
 
-		emit_patch(t->stub[i].patch, t->e.p);
 		if (is_chainable(t, target)) {
 			struct ccf_exit *x = &t->c->exit[n_exit++];
 
 			x->cross = !same_page(t, target);
 			x->patch = t->stub[i].patch - t->e.start;
-			x->stub = at;
 			x->target = target - t->tu->rip;
-			emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
-					 t->c->host + at);
-			emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_CHAIN));
 		} else {
+			emit_patch(t->stub[i].patch, t->e.p);
 			gen_jmp_const(t, target);
 		}
 	}
@@ -75,7 +71,7 @@ void gen_stubs(struct tr *t)
 static void gen_jmp_s0(struct tr *t)
 {
 	/* For a target that is not canonical: who wanted to go there? */
-	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_LAST_IND),
+	emit_store_imm32(&t->e, RT, BT_D_IND,
 			 t->c->host + (t->e.p - t->e.start));
 	gen_count(t, EXEC_IBTC, 1);
 	emit_movzx16(&t->e, S1, S0);
@@ -209,31 +205,8 @@ bool needs_poll(const struct tu *tu)
 	}
 }
 
-/*
- * The checked entry: r11 must be this unit's rip. It must not write the flags
- * even where this unit does not need them: a jump that is not meant for it
- * (two targets share an IBTC entry) goes on to another, which may.
- */
+/* The checked entry, in front of the code. */
 void gen_check(struct tr *t)
 {
-	uint64_t rip = t->tu->rip;
-	uint8_t *p, *patch;
-
-	emit_mov(&t->e, S1, R_RCX);
-	if (fits32(-rip)) {
-		emit_lea(&t->e, R_RCX, S0, -rip);
-	} else {
-		emit_imm(&t->e, R_RCX, -rip);
-		emit_lea_x(&t->e, R_RCX, R_RCX, S0, 0, 0);
-	}
-	e8(&t->e, 0xe3); /* jrcxz over the miss */
-	e8(&t->e, 0);
-	p = t->e.p;
-	emit_mov(&t->e, R_RCX, S1);
-	/* To the next unit that shares the entry, or out. */
-	patch = emit_jmp(&t->e);
-	t->c->miss = patch - t->e.start;
-	emit_patch(patch, t->bt->rw + TC_MISS_STUB);
-	p[-1] = t->e.p - p;
-	emit_mov(&t->e, R_RCX, S1);
+	t->c->miss = put_check(&t->e, t->tu->rip) - t->e.start;
 }
