@@ -67,7 +67,7 @@ units: $(UNITS)
 # for the tests; DEPS_BENCH: for make bench.
 DEPS := gcc libc6-dev binutils libzydis-dev libzycore-dev libxxhash-dev liblz4-dev \
 	libjemalloc-dev libnuma-dev libjansson-dev libpopt-dev libseccomp-dev \
-	libmicrohttpd-dev libncurses-dev liburing-dev \
+	libmicrohttpd-dev libncurses-dev liburing-dev libslirp-dev \
 	busybox-static cpio gzip xz-utils ca-certificates $(GUEST_DEPS)
 DEPS_TEST := libcmocka-dev qemu-system-x86 clang-format jq procps \
 	bsdutils curl e2fsprogs libxml2-utils $(GUEST_DEPS_TEST)

@@ -9,6 +9,7 @@
 #   make bench-programs  the five programs, against native and QEMU TCG
 #   make bench-share     what sharing costs a page, and how long its runs are
 #   make bench-disk      disk I/O, against QEMU TCG with the same image
+#   make bench-net       the network, against QEMU TCG with the same libslirp
 #   make bench-boot-stats  translation statistics of a whole boot
 #   make bench-tc        what a bound of the translation cache costs
 #   make bench-overcommit  redis in guests under a budget against without one
@@ -42,6 +43,9 @@ bench-share: $(BUILD)/bench/share
 	$<
 bench-disk: all guest
 	BUILD=$(BUILD) bench/bench_disk.sh -n $(RUNS)
+bench-net: all guest
+	BUILD=$(BUILD) bench/bench_net.sh -n $(RUNS)
+.PHONY: bench-net
 bench-boot-stats: all guest
 	BUILD=$(BUILD) bench/bench_boot_stats.sh
 bench-tc: all guest

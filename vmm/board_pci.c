@@ -21,6 +21,7 @@
 #include "vmm/dev/virtio_balloon.h"
 #include "vmm/dev/virtio_blk.h"
 #include "vmm/dev/virtio_console.h"
+#include "vmm/dev/virtio_net.h"
 #include "vmm/dev/virtio_pci.h"
 #include "vmm/dev/virtio_rng.h"
 #include "vmm/vm.h"
@@ -29,6 +30,7 @@ struct pci_slot {
 	struct vm_work work; /* first */
 	struct virtio_dev *dev;
 	struct virtio_pci *pci;
+	struct vm *vm;
 	char name[16];
 	struct stat_group more; /* the device's own counters; desc NULL: none */
 };
@@ -88,6 +90,7 @@ static struct pci_slot *next_slot(struct vm *vm, const char *kind, unsigned n)
 		return NULL;
 	snprintf(s->name, sizeof(s->name), "%s%u", kind, n);
 	s->work.fn = run_work;
+	s->vm = vm;
 	return s;
 }
 
@@ -188,12 +191,52 @@ static int add_console(struct vm *vm)
 	return r;
 }
 
+/* I/O thread. What hung up would be reported again and again. */
+static void net_event(void *ctx, uint32_t events)
+{
+	struct pci_slot *s = ctx;
+
+	if (events & (EPOLLHUP | EPOLLERR))
+		iothread_del_fd(s->vm->io, s->vm->cfg.net->fd);
+	virtio_net_ready(s->dev);
+}
+
+static void net_want(void *ctx, bool in, bool out)
+{
+	struct pci_slot *s = ctx;
+
+	(void)iothread_mod_fd(s->vm->io, s->vm->cfg.net->fd,
+			      (in ? EPOLLIN : 0) | (out ? EPOLLOUT : 0));
+}
+
+static int add_net(struct vm *vm)
+{
+	struct pci_slot *s = next_slot(vm, "net", 0);
+	struct virtio_net_config c = *vm->cfg.net;
+	struct virtio_host h = host(vm);
+	struct virtio_dev *d;
+	int r;
+
+	if (!s)
+		return -ENOSPC;
+	c.name = s->name;
+	c.want = net_want;
+	c.ctx = s;
+	d = virtio_net_create(&h, &c);
+	if (d)
+		virtio_net_stat_group(d, &s->more);
+	r = plug(vm, s, d);
+	return r ? r : iothread_add_fd(vm->io, c.fd, EPOLLIN, net_event, s);
+}
+
 static int add_devices(struct vm *vm, char *err, size_t errlen)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < vm->cfg.n_disks && !r; i++)
 		r = add_disk(vm, i, err, errlen);
+	if (!r && vm->cfg.net)
+		r = add_net(vm);
 	if (!r && vm->cfg.rng)
 		r = add_rng(vm);
 	if (!r && vm->cfg.hvc)
@@ -211,7 +254,7 @@ int board_pci_create(struct vm *vm, const struct irq_line intx[4], char *err,
 	struct pci_bus_config c = {.msi = {send_msi, vm}};
 	int r;
 
-	if (!vm->cfg.rng && !vm->cfg.n_disks && !vm->cfg.hvc &&
+	if (!vm->cfg.rng && !vm->cfg.n_disks && !vm->cfg.hvc && !vm->cfg.net &&
 	    !vm->cfg.balloon)
 		return 0;
 	vm->pci = calloc(1, sizeof(*vm->pci));

@@ -32,6 +32,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <termios.h>
 #include <time.h>
@@ -111,6 +112,50 @@ const struct confine_call confine_calls[] = {
 };
 const size_t confine_n_calls = ARRAY_SIZE(confine_calls);
 
+/* Of the helper that is a VM's network (cli/netd.c); socket() and ioctl() are in
+ * add_net. */
+const struct confine_call confine_net_calls[] = {
+	CALL(connect, "where the guest goes"),
+	CALL(accept, "forwarded ports"),
+	CALL(accept4, "forwarded ports"),
+	CALL(getsockopt, "results of connect"),
+	CALL(setsockopt, "options of new sockets"),
+	CALL(getsockname, "ports of new sockets"),
+	CALL(getpeername, "is it connected"),
+	CALL(shutdown, "half-closed connections"),
+	CALL(close, "connections that ended"),
+	CALL(read, "sockets"),
+	CALL(write, "sockets"),
+	CALL(readv, "sockets"),
+	CALL(writev, "sockets"),
+	CALL(recvfrom, "sockets"),
+	CALL(recvmsg, "sockets"),
+	CALL(sendto, "sockets"),
+	CALL(sendmsg, "sockets"),
+	CALL(poll, "its loop"),
+	CALL(ppoll, "its loop"),
+	CALL(fcntl, "non-blocking sockets"),
+	CALL(newfstatat, "is resolv.conf what it was"),
+	CALL(brk, "heap"),
+	CALL(munmap, "heap"),
+	CALL(mremap, "heap"),
+	CALL(futex, "heap"),
+	CALL(sched_yield, "heap"),
+	CALL(getcpu, "heap"),
+	CALL(getrandom, "ports and sequence numbers"),
+	CALL(clock_gettime, "time, where the vDSO does not serve"),
+	CALL(gettimeofday, "time"),
+	CALL(time, "time"),
+	CALL(getpid, "abort"),
+	CALL(gettid, "abort"),
+	CALL(rt_sigreturn, "signals"),
+	CALL(rt_sigprocmask, "abort"),
+	CALL(rt_sigaction, "abort"),
+	CALL(restart_syscall, "after a stop and continue"),
+	CALL(exit_group, "end"),
+};
+const size_t confine_n_net_calls = ARRAY_SIZE(confine_net_calls);
+
 static int compare_fds(const void *a, const void *b)
 {
 	int x = *(const int *)a, y = *(const int *)b;
@@ -163,10 +208,9 @@ int confine_privileges(void)
 static const int confine_advice[] = {MADV_DONTNEED, MADV_FREE, MADV_DONTDUMP,
 				     MADV_DODUMP, MADV_COLLAPSE};
 
-static int add_checked(scmp_filter_ctx ctx, bool tty)
+/* What both lists let through with an eye on the arguments. */
+static int add_common(scmp_filter_ctx ctx)
 {
-	static const unsigned long tty_calls[] = {TCGETS, TCSETS, TCSETSW,
-						  TCSETSF, TIOCGPGRP};
 	int r;
 
 	r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
@@ -182,13 +226,41 @@ static int add_checked(scmp_filter_ctx ctx, bool tty)
 		r = seccomp_rule_add(
 			ctx, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1,
 			SCMP_A2(SCMP_CMP_EQ, (scmp_datum_t)confine_advice[i]));
+	return r;
+}
+
+static int add_tty(scmp_filter_ctx ctx, bool tty)
+{
+	static const unsigned long tty_calls[] = {TCGETS, TCSETS, TCSETSW,
+						  TCSETSF, TIOCGPGRP};
+	int r = 0;
+
 	for (size_t i = 0; !r && tty && i < ARRAY_SIZE(tty_calls); i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				     SCMP_A1(SCMP_CMP_EQ, tty_calls[i]));
 	return r;
 }
 
-static int fill(scmp_filter_ctx ctx, bool tty)
+/* Sockets of the Internet only, and no packet sockets or raw ones: the guest's
+ * frames are libslirp's business. Files look as if they were not there. */
+static int add_net(scmp_filter_ctx ctx)
+{
+	static const unsigned types[] = {SOCK_STREAM, SOCK_DGRAM};
+	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOENT), SCMP_SYS(openat),
+				 0);
+
+	for (size_t i = 0; !r && i < ARRAY_SIZE(types); i++)
+		r = seccomp_rule_add(
+			ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2,
+			SCMP_A0(SCMP_CMP_EQ, AF_INET),
+			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, types[i]));
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+				     SCMP_A1(SCMP_CMP_EQ, FIONREAD));
+	return r;
+}
+
+static int fill(scmp_filter_ctx ctx, const struct confine_call *calls, size_t n)
 {
 	int r;
 
@@ -200,10 +272,9 @@ static int fill(scmp_filter_ctx ctx, bool tty)
 	/* A binary tree instead of a list; older libraries do without. */
 	if (!r)
 		(void)seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-	for (size_t i = 0; !r && i < confine_n_calls; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, confine_calls[i].nr,
-				     0);
-	return r ? r : add_checked(ctx, tty);
+	for (size_t i = 0; !r && i < n; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i].nr, 0);
+	return r ? r : add_common(ctx);
 }
 
 /* CONFINE_TRAP: no stdio here, the interrupted code may hold its locks. */
@@ -223,7 +294,8 @@ static void on_sigsys(int sig, siginfo_t *si, void *uc)
 	abort();
 }
 
-int confine_seccomp(enum confine_mode mode, bool tty)
+/* The list of a monitor, or that of a VM's network. */
+static int load(enum confine_mode mode, bool net, bool tty)
 {
 	struct sigaction sa = {.sa_sigaction = on_sigsys,
 			       .sa_flags = SA_SIGINFO};
@@ -240,11 +312,26 @@ int confine_seccomp(enum confine_mode mode, bool tty)
 						: SCMP_ACT_KILL_PROCESS);
 	if (!ctx)
 		return -ENOMEM;
-	r = fill(ctx, tty);
+	r = net ? fill(ctx, confine_net_calls, confine_n_net_calls)
+		: fill(ctx, confine_calls, confine_n_calls);
+	if (!r)
+		r = net ? add_net(ctx) : add_tty(ctx, tty);
 	if (!r)
 		r = seccomp_load(ctx);
 	seccomp_release(ctx);
 	return r;
+}
+
+int confine_seccomp(enum confine_mode mode, bool tty)
+{
+	return load(mode, false, tty);
+}
+
+int confine_net(enum confine_mode mode)
+{
+	int r = mode == CONFINE_OFF ? 0 : confine_privileges();
+
+	return r ? r : load(mode, true, false);
 }
 
 /* ---- who asks ---- */

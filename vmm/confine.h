@@ -60,4 +60,11 @@ int seccomp_deny_ip_range(uint64_t start, uint64_t end);
  * Nothing happens under CONFINE_OFF. 0 or -errno. */
 int confine_process(enum confine_mode mode, bool tty, uint64_t start,
 		    uint64_t end);
+
+/* The process is a VM's network (cli/netd.c): it may connect where it likes and
+ * do nothing else. Privileges and system calls (confine_net_calls); descriptors
+ * are the caller's. 0 or -errno. */
+extern const struct confine_call confine_net_calls[];
+extern const size_t confine_n_net_calls;
+int confine_net(enum confine_mode mode);
 #endif

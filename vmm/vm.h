@@ -30,6 +30,7 @@ struct pm;
 struct iothread;
 struct board;
 struct disk_config;
+struct virtio_net_config;
 struct board_pci;
 struct vm_large;
 
@@ -55,6 +56,8 @@ struct vm_config {
 	bool hvc;	 /* a virtio-console on the same console as the UART */
 	const struct disk_config *disks; /* virtio-blk, in this order */
 	unsigned n_disks;
+	/* virtio-net, but for its name, want and ctx; NULL: none */
+	const struct virtio_net_config *net;
 	bool no_reboot;	 /* a reset ends the run */
 	int console_out; /* fd for UART output */
 	int console_in;	 /* fd or -1 */

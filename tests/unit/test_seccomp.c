@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -274,6 +275,69 @@ static void test_abort(void **state)
 	assert_int_equal(WTERMSIG(st), SIGABRT);
 }
 
+/* ---- a VM's network ---- */
+
+static int run_net_job(void *arg)
+{
+	if (confine_net(CONFINE_KILL))
+		return 90;
+	return ((const struct job *)arg)->fn(NULL);
+}
+
+static int do_raw_socket(void *a)
+{
+	return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) & 0x7f;
+}
+static int do_bind(void *a)
+{
+	return (int)syscall(SYS_bind, 0, NULL, 0) & 0x7f;
+}
+
+static void test_net_forbidden(void **state)
+{
+	static const struct job jobs[] = {
+		{"unix socket", do_socket},
+		{"raw socket", do_raw_socket},
+		{"bind", do_bind},
+		{"execve", do_execve},
+		{"fork", do_fork},
+		{"ptrace", do_ptrace},
+		{"kill", do_kill},
+		{"memfd_create", do_memfd},
+		{"process_vm_readv", do_vm_read},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(jobs); i++) {
+		int st = in_child(run_net_job, (void *)&jobs[i]);
+
+		if (!WIFSIGNALED(st) || WTERMSIG(st) != SIGSYS)
+			fail_msg("%s: wait status %#x", jobs[i].name, st);
+	}
+}
+
+/* It connects, to nobody here; files are not there. */
+static int do_connect(void *a)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET,
+				 .sin_port = htons(9),
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return 1;
+	(void)!connect(fd, (struct sockaddr *)&to, sizeof(to));
+	if (open("/etc/passwd", O_RDONLY) >= 0 || errno != ENOENT)
+		return 2;
+	return 0;
+}
+
+static void test_net_allowed(void **state)
+{
+	struct job j = {"connect", do_connect};
+
+	assert_int_equal(in_child(run_net_job, &j), 0);
+}
+
 /* Threads that exist already are confined too. */
 static void *late_open(void *arg)
 {
@@ -454,6 +518,8 @@ static void test_privileges(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_net_forbidden),
+		cmocka_unit_test(test_net_allowed),
 		cmocka_unit_test(test_forbidden),
 		cmocka_unit_test(test_allowed),
 		cmocka_unit_test(test_abort),

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "vmm/cli/disks.h"
+#include "vmm/cli/nets.h"
 #include "vmm/cli/options.h"
 
 #define FILE_MAX (1 << 20)
@@ -58,6 +59,7 @@ static void spec_free(struct vm_spec *s)
 	free(s->kernel);
 	free(s->initrd);
 	free(s->append);
+	free(s->net);
 	strlist_free(&s->disks);
 }
 
@@ -67,9 +69,10 @@ static int spec_copy(struct vm_spec *to, const struct vm_spec *from)
 	to->kernel = from->kernel ? strdup(from->kernel) : NULL;
 	to->initrd = from->initrd ? strdup(from->initrd) : NULL;
 	to->append = from->append ? strdup(from->append) : NULL;
+	to->net = from->net ? strdup(from->net) : NULL;
 	if (strlist_copy(&to->disks, from->disks) ||
 	    (from->kernel && !to->kernel) || (from->initrd && !to->initrd) ||
-	    (from->append && !to->append)) {
+	    (from->append && !to->append) || (from->net && !to->net)) {
 		spec_free(to);
 		return -ENOMEM;
 	}
@@ -144,6 +147,22 @@ static int add_disk(struct load *l, struct vm_spec *s, const char *val)
 	return 0;
 }
 
+static int set_net(struct load *l, struct vm_spec *s, const char *val)
+{
+	struct net_spec n;
+	char err[256];
+
+	if (!strcmp(val, "none")) {
+		free(s->net);
+		s->net = NULL;
+		return 0;
+	}
+	if (net_parse(val, "x", &n, err, sizeof(err)))
+		return bad(l, "%s", err);
+	net_spec_free(&n);
+	return set_string(&s->net, val);
+}
+
 static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 		   const char *key, const char *val)
 {
@@ -157,6 +176,8 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 		return set_string(&s->append, val);
 	if (!strcmp(key, "disk"))
 		return add_disk(l, s, val);
+	if (!strcmp(key, "net"))
+		return set_net(l, s, val);
 	if (!strcmp(key, "rng")) {
 		s->rng = !strcmp(val, "yes");
 		if (!s->rng && strcmp(val, "no"))
@@ -216,7 +237,7 @@ static int set_key(struct load *l, struct vm_spec *s, uint32_t *count,
 	}
 	return bad(l,
 		   "%s: no such key; there are name, kernel, initrd, mem, "
-		   "append, group, backing, count, disk, rng, balloon, "
+		   "append, group, backing, count, disk, net, rng, balloon, "
 		   "mem.min, mem.max, mem.shares",
 		   key);
 }

@@ -8,7 +8,7 @@
  *
  *   NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] [append="STR"] [group=NAME]
  *        [backing=auto|4k|2m] [count=N] [disk=SPEC]... [rng=yes]
- *        [balloon=off]
+ *        [balloon=off] [net=SPEC]
  *
  * or JSON, a list of objects with the same names as keys ("name", "kernel",
  * "initrd", "mem" as text or bytes, "append", "group", "backing", "count",
@@ -32,6 +32,7 @@ struct vm_spec {
 	char *kernel, *initrd, *append; /* initrd may be NULL */
 	char group[FLEET_NAME_MAX + 1];
 	uint64_t mem;
+	char *net;	/* as in vmm/cli/nets.h; NULL: none */
 	char **disks;	/* as OPT_LIST; NULL: none */
 	bool own_disks; /* not those of the command line */
 	bool rng, no_balloon;

@@ -109,6 +109,8 @@ static void build_argv(struct launch *l, const struct manager *m,
 		arg(l, "--append", s->append);
 	for (char **d = s->disks; d && *d; d++)
 		arg(l, "--disk", *d);
+	if (s->net)
+		arg(l, "--net", s->net);
 	if (s->rng)
 		arg(l, "--rng", NULL);
 	if (s->no_balloon)

@@ -7,13 +7,14 @@
 #include "mm/base/log.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/disks.h"
+#include "vmm/cli/nets.h"
 #include "vmm/monitor.h"
 
 #define LOG_MAX (64ull << 20)
 
 struct monitor_opts {
 	char *name, *kernel, *initrd, *append, *engine, *marker, *confine,
-		**disks, *backing;
+		**disks, *backing, *net;
 	uint64_t mem, tc_size;
 	uint32_t socket_fd, mem_fd, control_fd, pool_fd, store_fd, swap_fd,
 		log_fd;
@@ -34,6 +35,8 @@ static const struct opt opts[] = {
 	 OPT(struct monitor_opts, mem), .required = true},
 	{"disk", 0, OPT_LIST, "SPEC", "a disk",
 	 OPT(struct monitor_opts, disks)},
+	{"net", 0, OPT_STR, "SPEC", "a network card",
+	 OPT(struct monitor_opts, net)},
 	{"rng", 0, OPT_FLAG, NULL, "a virtio-rng",
 	 OPT(struct monitor_opts, rng)},
 	{"no-balloon", 0, OPT_FLAG, NULL, "no virtio-balloon",
@@ -120,6 +123,8 @@ static int monitor_main(void *values, char *const args[])
 			    cfg.pool_fd,   cfg.store_fd, cfg.swap_fd,
 			    cfg.log_fd};
 	struct disk_config *disks;
+	struct net_spec net_spec;
+	struct virtio_net_config net;
 	char err[512];
 
 	if (o->verbose)
@@ -149,6 +154,14 @@ static int monitor_main(void *values, char *const args[])
 	    (cfg.vm.initrd_fd = cli_open_file(o->initrd)) < 0) {
 		log_error("%s: cannot read its kernel or initrd", o->name);
 		return CLI_HOST;
+	}
+	if (o->net) {
+		if (net_parse(o->net, o->name, &net_spec, err, sizeof(err)) ||
+		    net_open(&net_spec, o->confine, &net, err, sizeof(err))) {
+			log_error("%s: %s", o->name, err);
+			return CLI_HOST;
+		}
+		cfg.vm.net = &net;
 	}
 	if (monitor_run(&cfg, &why, err, sizeof(err))) {
 		log_error("%s: %s", o->name, err);

@@ -19,6 +19,7 @@
 #include "mm/types.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/disks.h"
+#include "vmm/cli/nets.h"
 #include "vmm/cli/live.h"
 #include "vmm/cli/manager.h"
 #include "vmm/cli/metrics.h"
@@ -34,7 +35,7 @@
 struct pack_opts {
 	char *kernel, *initrd, *append, *engine, *json, *log_dir, *socket,
 		*marker, *backing, *confine, *kaslr, *metrics, *record, *swap,
-		**disks;
+		**disks, *net;
 	uint64_t mem, host_mem, tc_size, swap_size;
 	uint32_t n, seconds;
 	bool oracle, no_share, verbose, rng, no_balloon;
@@ -54,6 +55,8 @@ static const struct opt opts[] = {
 	 OPT(struct pack_opts, mem)},
 	{"disk", 'd', OPT_LIST, "SPEC", DISKS_HELP " (likewise)",
 	 OPT(struct pack_opts, disks)},
+	{"net", 0, OPT_STR, "SPEC", NET_HELP " (likewise)",
+	 OPT(struct pack_opts, net)},
 	{"rng", 0, OPT_FLAG, NULL, "give each guest a virtio-rng, likewise",
 	 OPT(struct pack_opts, rng)},
 	{"no-balloon", 0, OPT_FLAG, NULL,
@@ -161,6 +164,7 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 			       .group = "default",
 			       .mem = o->mem,
 			       .disks = o->disks,
+			       .net = o->net,
 			       .rng = o->rng,
 			       .no_balloon = o->no_balloon};
 
@@ -197,6 +201,7 @@ static enum cli_status check_vm(const struct vm_spec *v, char *err, size_t len)
 {
 	enum cli_status s = cli_check_mem("--mem", v->mem, err, len);
 	struct disk_config *d = NULL;
+	struct net_spec net = {.n_fwd = 0};
 	unsigned n = 0;
 
 	if (s == CLI_OK)
@@ -206,6 +211,9 @@ static enum cli_status check_vm(const struct vm_spec *v, char *err, size_t len)
 	if (s == CLI_OK && disks_parse(v->disks, v->name, &d, &n, err, len))
 		return CLI_USAGE;
 	disks_free(d, n);
+	if (s == CLI_OK && v->net && net_parse(v->net, v->name, &net, err, len))
+		s = CLI_USAGE;
+	net_spec_free(&net);
 	return s;
 }
 
@@ -610,7 +618,8 @@ const struct command cmd_pack = {
 		"Give -n N for N equal VMs, or a fleet file: text, one VM a "
 		"line, NAME [kernel=FILE] [initrd=FILE] [mem=SIZE] "
 		"[append=\"STR\"] [group=NAME] [backing=auto|4k|2m] "
-		"[count=N] [disk=SPEC]... [rng=yes] [balloon=off], or a JSON "
+		"[count=N] [disk=SPEC]... [net=SPEC] [rng=yes] [balloon=off], "
+		"or a JSON "
 		"list of "
 		"objects with these keys. VMs of different groups never share "
 		"a page. The run ends after --for SECONDS, upon SIGINT or "

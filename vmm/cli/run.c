@@ -13,6 +13,7 @@
 #include "vmm/cli/cli.h"
 #include "vmm/cli/console.h"
 #include "vmm/cli/disks.h"
+#include "vmm/cli/nets.h"
 #include "vmm/cli/stats_json.h"
 #include "vmm/cli/stats_table.h"
 #include "vmm/vm.h"
@@ -23,7 +24,7 @@ struct run_opts {
 	uint32_t tu_max, time_shift;
 	bool no_reboot, debug_exit, rng, no_balloon, hvc, no_chain, count,
 		lockstep, verbose;
-	char *confine, **disks;
+	char *confine, **disks, *net;
 };
 
 static const struct opt opts[] = {
@@ -42,6 +43,7 @@ static const struct opt opts[] = {
 	 OPT(struct run_opts, engine)},
 	{"disk", 'd', OPT_LIST, "SPEC", DISKS_HELP,
 	 OPT(struct run_opts, disks)},
+	{"net", 'n', OPT_STR, "SPEC", NET_HELP, OPT(struct run_opts, net)},
 	{"rng", 0, OPT_FLAG, NULL, "give the guest a virtio-rng",
 	 OPT(struct run_opts, rng)},
 	{"no-balloon", 0, OPT_FLAG, NULL,
@@ -231,6 +233,8 @@ static int run_main(void *values, char *const args[])
 	const struct run_opts *o = values;
 	struct run r = {.o = o};
 	struct disk_config *disks = NULL;
+	struct net_spec net_spec = {.n_fwd = 0};
+	struct virtio_net_config net;
 	enum cli_status s;
 	int status;
 	char err[512];
@@ -269,6 +273,9 @@ static int run_main(void *values, char *const args[])
 	if (s == CLI_OK && disks_parse(o->disks, "run", &disks, &cfg.n_disks,
 				       err, sizeof(err)))
 		s = CLI_USAGE;
+	if (s == CLI_OK && o->net &&
+	    net_parse(o->net, "run", &net_spec, err, sizeof(err)))
+		s = CLI_USAGE;
 	cfg.disks = disks;
 	if (s == CLI_OK)
 		s = cli_backing(o->backing, &cfg.backing, err, sizeof(err));
@@ -284,6 +291,13 @@ static int run_main(void *values, char *const args[])
 		log_error("the kernel or initrd has just gone away");
 		return CLI_HOST;
 	}
+	if (o->net) {
+		if (net_open(&net_spec, o->confine, &net, err, sizeof(err))) {
+			log_error("%s", err);
+			return CLI_HOST;
+		}
+		cfg.net = &net;
+	}
 	if (open_stats(&r))
 		return CLI_HOST;
 	if (console_open(STDIN_FILENO, &r.console)) {
@@ -293,6 +307,7 @@ static int run_main(void *values, char *const args[])
 	cfg.console_in = console_vm_fd(r.console);
 	status = run_vm(&r, &cfg);
 	disks_free(disks, cfg.n_disks);
+	net_spec_free(&net_spec);
 	return status;
 }
 
