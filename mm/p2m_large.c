@@ -185,8 +185,14 @@ unsigned p2m_region_access(struct p2m *p, ppn_t ppn, bool *prepare)
 
 void p2m_region_prepare(struct p2m *p, uint64_t region)
 {
-	ppn_t a = first_page(region);
+	ppn_t a = first_page(region), next = first_page(region + 1);
 
+	/* Linux does not collapse a region with holes while a mapping of it, or
+	 * of the page after it, has to be told of missing pages (as those of
+	 * vmm/mmu/shadow_carpet.c have). */
+	p2m_call_drop_range(p, a, P2M_REGION_PAGES);
+	if (p2m_is_ram(p, next) && !p2m_is_large(p, next))
+		p2m_call_drop(p, next);
 	for (uint64_t n = a.n; n < a.n + P2M_REGION_PAGES; n++)
 		if (ent_state(p->ent[n]) == P2M_ZERO)
 			p2m_zero_to_private(p, (ppn_t){n});

@@ -8,8 +8,9 @@
  * What the list lets through is chosen so that none of it reaches anything new:
  * no call in it opens, connects, executes, or makes a thread or process. Where a
  * call could do that with certain arguments, the arguments are checked: mmap
- * and mprotect without PROT_EXEC, madvise for the advice named below, tgkill to ourselves, ioctl for the
- * terminal's settings alone (TIOCSTI would type into the user's shell).
+ * and mprotect without PROT_EXEC, madvise for the advice named below, tgkill to
+ * ourselves, ioctl for the terminal's settings (TIOCSTI would type into the
+ * user's shell) and for mapping pages by a userfaultfd that is open.
  *
  * Known limits: fstat is newfstatat in glibc, and a filter cannot see whether
  * its path is empty, so a broken-out guest can ask whether a path exists and
@@ -23,6 +24,7 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -229,6 +231,19 @@ static int add_common(scmp_filter_ctx ctx)
 	return r;
 }
 
+/* On the userfaultfd that is open (vmm/mmu/shadow_carpet.c). */
+static int add_uffd(scmp_filter_ctx ctx)
+{
+	static const unsigned long calls[] = {UFFDIO_REGISTER, UFFDIO_CONTINUE,
+					      UFFDIO_ZEROPAGE};
+	int r = 0;
+
+	for (size_t i = 0; !r && i < ARRAY_SIZE(calls); i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+				     SCMP_A1(SCMP_CMP_EQ, calls[i]));
+	return r;
+}
+
 static int add_tty(scmp_filter_ctx ctx, bool tty)
 {
 	static const unsigned long tty_calls[] = {TCGETS, TCSETS, TCSETSW,
@@ -316,6 +331,8 @@ static int load(enum confine_mode mode, bool net, bool tty)
 		: fill(ctx, confine_calls, confine_n_calls);
 	if (!r)
 		r = net ? add_net(ctx) : add_tty(ctx, tty);
+	if (!r && !net)
+		r = add_uffd(ctx);
 	if (!r)
 		r = seccomp_load(ctx);
 	seccomp_release(ctx);

@@ -65,12 +65,13 @@ struct model {
 };
 
 static sigjmp_buf back;
-static volatile sig_atomic_t armed;
+static volatile sig_atomic_t armed, last_sig;
 
 static void on_segv(int sig)
 {
 	if (!armed)
 		abort();
+	last_sig = sig;
 	siglongjmp(back, 1);
 }
 
@@ -202,13 +203,35 @@ static void remap(struct model *m)
 	m->done[0]++;
 }
 
-/* One small page becomes another, read-only, or none. */
+static void use_at(struct model *m, unsigned v, unsigned i);
+
+static bool shadow_maps_big(struct model *m, gva_t va)
+{
+	for (int wi = 1; wi <= MAX_WIN; wi++)
+		for (uint32_t i = m->s->win[wi].head; i;
+		     i = m->s->node[i].wnext)
+			if (m->s->node[i].flags & N_BIG &&
+			    m->s->win[wi].gbase +
+					    ((gva_t)m->s->node[i].vpn << 12) ==
+				    va)
+				return true;
+	return false;
+}
+
+/* One small page becomes another, read-only, or none. As it was part of a run
+ * that is mapped as one, perhaps, it is used at once. */
 static void change_one(struct model *m)
 {
 	unsigned v = rnd_below(&m->r, VAS), i = rnd_below(&m->r, 512);
 	uint64_t flags = RW | AD;
-	uint32_t ppn = m->leaf[v][i].ppn;
+	uint32_t ppn;
 
+	/* most likely one of a run that is mapped as one */
+	for (unsigned k = 0; k < 3 * VAS; k++, v = (v + 1) % VAS)
+		if (!m->large[v] && (k > VAS || !rnd_below(&m->r, 2)) &&
+		    shadow_maps_big(m, VA(v)))
+			break;
+	ppn = m->leaf[v][i].ppn;
 	if (m->large[v] || !ppn)
 		return;
 	switch (rnd_below(&m->r, 4)) {
@@ -226,7 +249,11 @@ static void change_one(struct model *m)
 		break;
 	}
 	table_entry(m, v, i, ppn, flags);
-	shadow_flush(m->s, TLB_FLUSH_PAGE, 0, VA(v) + i * PAGE_SIZE);
+	if (rnd_below(&m->r, 2))
+		shadow_flush(m->s, TLB_FLUSH_PAGE, 0, VA(v) + i * PAGE_SIZE);
+	else
+		shadow_flush(m->s, TLB_FLUSH_ALL, 0, 0);
+	use_at(m, v, i);
 	m->done[1]++;
 }
 
@@ -256,6 +283,8 @@ static bool access_va(struct model *m, gva_t va, bool write, uint64_t *val)
 
 		if (touch(hva, write, val))
 			return true;
+		if (last_sig == SIGBUS)
+			assert_true(shadow_bus(m->s, hva));
 		switch (shadow_fill(m->s, hva, write, 0)) {
 		case SHADOW_OK:
 			break;
@@ -279,9 +308,8 @@ static bool access_va(struct model *m, gva_t va, bool write, uint64_t *val)
 	return false;
 }
 
-static void use(struct model *m)
+static void use_at(struct model *m, unsigned v, unsigned i)
 {
-	unsigned v = rnd_below(&m->r, VAS), i = rnd_below(&m->r, 512);
 	struct leaf *l = &m->leaf[v][i];
 	bool write = rnd_below(&m->r, 2), ok;
 	uint64_t val = 0, was, is;
@@ -314,6 +342,11 @@ static void use(struct model *m)
 		m->val[l->ppn] = val;
 	else
 		assert_int_equal(val, m->val[l->ppn]);
+}
+
+static void use(struct model *m)
+{
+	use_at(m, rnd_below(&m->r, VAS), rnd_below(&m->r, 512));
 }
 
 /* ---- the p2m ---- */
@@ -379,6 +412,35 @@ static void code(struct model *m)
 	m->done[8]++;
 }
 
+/* Page after page gets an entry and is used, most of them in a run, as the
+ * guest of a program that touches fresh memory does it. */
+static void grow(struct model *m)
+{
+	unsigned v = rnd_below(&m->r, VAS), i = rnd_below(&m->r, 512);
+	unsigned n = 8 + rnd_below(&m->r, 150);
+	uint32_t ppn = any_region(m) + rnd_below(&m->r, 512);
+
+	for (unsigned k = 0; k < 512; k++)
+		table_entry(m, v, k, 0, 0);
+	m->large[v] = false;
+	set_entry(m, PD + v * 8, PT(v) | RW);
+	shadow_flush(m->s, TLB_FLUSH_ALL, 0, 0);
+	for (; n-- && i < 512 && ppn < PAGES; i++, ppn++) {
+		if (!rnd_below(&m->r, 24))
+			ppn = any_region(m) + rnd_below(&m->r, 512);
+		table_entry(m, v, i, ppn,
+			    rnd_below(&m->r, 16) ? RW | AD : PTE_P | PTE_A);
+		use_at(m, v, i);
+		if (!rnd_below(&m->r, 4)) /* what is not there yet */
+			use_at(m, v, rnd_below(&m->r, 512));
+		if (!rnd_below(&m->r, 32))
+			commit(m);
+		if (!rnd_below(&m->r, 64))
+			code(m);
+		m->done[9]++;
+	}
+}
+
 /* Mapped as one: all PRIVATE. Writable: noted and no code, too. */
 static void check_nodes(struct model *m)
 {
@@ -404,6 +466,35 @@ static void check_nodes(struct model *m)
 	}
 }
 
+/* A page goes from under a mapping of 2 MiB that is read-only by then. */
+static void squeeze(struct model *m)
+{
+	unsigned v = rnd_below(&m->r, VAS), i = rnd_below(&m->r, 512);
+	ppn_t ppn = {m->leaf[v][i].ppn};
+	uint64_t val = 0;
+	bool more;
+
+	if (!m->leaf[v][i].present)
+		return;
+	use_at(m, v, i ^ 1);
+	if (m->val[ppn.n]) {
+		if (!access_va(m, VA(v) + i * PAGE_SIZE + WORD_OF(ppn.n), true,
+			       &val))
+			return;
+		m->val[ppn.n] = 0;
+	}
+	do {
+		m->now += 4000000000;
+		p2m_collect(m->p, m->now, 1 << 20, &more);
+	} while (more);
+	if (p2m_commit_zero(m->p, ppn) != SHARE_ok)
+		return;
+	p2m_punch(m->p, ppn, 1);
+	check_nodes(m);
+	use_at(m, v, i);
+	m->done[10]++;
+}
+
 static void step(struct model *m)
 {
 	unsigned k = rnd_below(&m->r, 1000);
@@ -420,9 +511,13 @@ static void step(struct model *m)
 		commit(m);
 	else if (k < 166)
 		code(m);
-	else if (k == 166)
+	else if (k < 176)
+		grow(m);
+	else if (k < 186)
+		squeeze(m);
+	else if (k == 186)
 		shadow_drop_all(m->s);
-	else if (k == 167)
+	else if (k == 187)
 		shadow_cr3(m->s, false);
 	else
 		use(m);
@@ -443,6 +538,7 @@ static void large_against_model(void **state)
 
 	m.r = rnd_seeded("prop_large", 20261);
 	sigaction(SIGSEGV, &sa, NULL);
+	sigaction(SIGBUS, &sa, NULL);
 	setup(&m);
 	if (!host_can(&m))
 		skip();
@@ -461,12 +557,17 @@ static void large_against_model(void **state)
 				 m.val[n]);
 	printf("# remaps %lu changes %lu code writes %lu uses %lu promotions "
 	       "%lu collected %lu zero %lu frames %lu code %lu; big maps %lu "
-	       "splits %lu upgrades %lu\n",
+	       "splits %lu upgrades %lu; grown %lu squeezed %lu carpets %lu "
+	       "pages %lu lost %lu\n",
 	       m.done[0], m.done[1], m.done[2], m.done[3], m.done[4], m.done[5],
 	       m.done[6], m.done[7], m.done[8], m.s->st.big_maps,
-	       m.s->st.big_splits, m.s->st.big_upgrades);
+	       m.s->st.big_splits, m.s->st.big_upgrades, m.done[9], m.done[10],
+	       m.s->st.carpets, m.s->st.carpet_pages, m.s->st.carpet_lost);
 	/* the test is one only if these happen */
 	assert_true(m.done[4] > 10 && m.done[6] + m.done[7] > 10);
+	assert_true(m.done[9] > 100 && m.done[10] > 10);
+	if (m.s->uffd >= 0)
+		assert_true(m.s->st.carpets > 10 && m.s->st.carpet_pages > 100);
 	assert_true(m.s->st.big_maps > 10 && m.s->st.big_splits > 10);
 	shadow_destroy(m.s);
 	p2m_set_listener(m.p, NULL, NULL);

@@ -140,6 +140,21 @@ static _Noreturn void die(int sig, siginfo_t *si, greg_t *g)
 	abort();
 }
 
+/* A page fault in a window. SIGBUS: see shadow_carpet.c. */
+static enum shadow_fill fill_window(struct bt *bt, int sig, uint64_t addr,
+				    const greg_t *g)
+{
+	if (sig == SIGBUS && !shadow_bus(bt->sh, addr))
+		return SHADOW_NOMEM;
+	return shadow_fill(bt->sh, addr, g[REG_ERR] & 2,
+			   !!(bt->mode & MODE_USER));
+}
+
+static bool is_page_fault(int sig, const greg_t *g)
+{
+	return (sig == SIGSEGV || sig == SIGBUS) && g[REG_TRAPNO] == 14;
+}
+
 /* A stub's access to guest memory: mend it, or let the stub give up. */
 static int stub_fault(struct bt *bt, int sig, siginfo_t *si, greg_t *g)
 {
@@ -150,9 +165,8 @@ static int stub_fault(struct bt *bt, int sig, siginfo_t *si, greg_t *g)
 		f++;
 	if (!f->pc)
 		die(sig, si, g);
-	if (sig == SIGSEGV && g[REG_TRAPNO] == 14 &&
-	    shadow_fill(bt->sh, (uint64_t)si->si_addr, g[REG_ERR] & 2,
-			!!(bt->mode & MODE_USER)) == SHADOW_OK) {
+	if (is_page_fault(sig, g) &&
+	    fill_window(bt, sig, (uint64_t)si->si_addr, g) == SHADOW_OK) {
 		bt->stats.faults_hidden++;
 		reason_add(&bt->reasons.fault[FAULT_hidden], start);
 	} else {
@@ -177,13 +191,11 @@ int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 	bt->last_fill = SHADOW_NOTOURS;
 	/* An address that is not canonical is a #GP (13) of the host. */
 	bt->fault_is_access = sig == SIGSEGV || sig == SIGBUS;
-	if (sig == SIGSEGV && g[REG_TRAPNO] == 14) {
+	if (is_page_fault(sig, g)) {
 		if (addr == BT_POLL_BAD) {
 			kind = BT_EXIT_POLL;
 		} else {
-			bt->last_fill =
-				shadow_fill(bt->sh, addr, g[REG_ERR] & 2,
-					    !!(bt->mode & MODE_USER));
+			bt->last_fill = fill_window(bt, sig, addr, g);
 			if (bt->last_fill == SHADOW_OK) {
 				bt->stats.faults_hidden++;
 				reason_add(&bt->reasons.fault[FAULT_hidden],

@@ -120,9 +120,10 @@ void window_clear(struct shadow *s, int wi)
 {
 	struct window *w = &s->win[wi];
 
-	if (!w->n)
+	if (!w->n && !w->n_carpets)
 		return;
 	munmap((void *)w->hbase, SLOT_SIZE);
+	carpet_cut_window(s, wi);
 	while (w->head)
 		node_del(s, w->head);
 }

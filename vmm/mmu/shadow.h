@@ -41,6 +41,9 @@ struct shadow;
 	X(S, big_no_code, "not so: code in it keeps a page read-only")         \
 	X(S, big_no_idle, "not so: a page of it is watched for being idle")    \
 	X(S, big_no_write, "not so: a page cannot be written at once")         \
+	X(S, carpets, "stretches laid ahead of runs of faults")                \
+	X(S, carpet_pages, "pages mapped in them")                             \
+	X(S, carpet_lost, "pages that the host took out of a window")          \
 	X(S, big_cooling, "not so: it was split too often lately")
 
 /* The delta tables (bt/layout.h): lower and upper page of each view. */
@@ -73,6 +76,9 @@ enum shadow_fill {
 /* The host address hva faulted (write or not) in the view of CPL class user. */
 enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 			     unsigned user);
+/* The same fault came as a SIGBUS, not as a SIGSEGV: first this. False: the host
+ * has no memory for the page. */
+bool shadow_bus(struct shadow *s, uint64_t hva);
 /* After SHADOW_PF: where, and the error code of the #PF. */
 void shadow_last_fault(const struct shadow *s, gva_t *gva, uint32_t *err);
 /* An access to gva is likely to come: fill if the guest's entries allow it

@@ -51,6 +51,34 @@ static unsigned check_node(struct shadow *s, int wi, uint32_t i)
 	return wrong;
 }
 
+/* What is mapped in a carpet is mapped as the carpet goes. */
+static unsigned check_carpets(struct shadow *s)
+{
+	uint32_t n[MAX_WIN + 1] = {0};
+	unsigned wrong = 0;
+
+	for (unsigned i = 0; i < 1u << CARPET_BITS; i++) {
+		const struct carpet *c = &s->carpet[i];
+
+		n[c->win] += c->here && c->win;
+		for (unsigned k = 0; k < CARPET_PAGES; k++) {
+			uint32_t at =
+				node_at(s, c->win, c->block * CARPET_PAGES + k);
+
+			if (c->here >> k & 1 && at &&
+			    s->node[at].ppn != c->ppn + k)
+				wrong += bad(s, &s->node[at],
+					     "not as its carpet goes");
+		}
+	}
+	for (int wi = 1; wi <= MAX_WIN; wi++)
+		if (n[wi] != s->win[wi].n_carpets) {
+			log_error("audit: carpets of shadow window %d", wi);
+			wrong++;
+		}
+	return wrong;
+}
+
 int shadow_audit(struct shadow *s)
 {
 	uint64_t big = 0, loose = 0;
@@ -84,5 +112,6 @@ int shadow_audit(struct shadow *s)
 		log_error("audit: counters of the shadow");
 		wrong++;
 	}
+	wrong += check_carpets(s);
 	return wrong ? -EUCLEAN : 0;
 }

@@ -45,6 +45,7 @@ static unsigned run_length(struct shadow *s, gva_t gva, const struct walk *w,
 static int map_run(struct shadow *s, uint64_t hva, unsigned n, bool write,
 		   const struct p2m_backing *b, bool upgrade)
 {
+	unsigned wi = s->host_win[hva >> SLOT_SHIFT];
 	int prot = PROT_READ | (write ? PROT_WRITE : 0);
 
 	if (upgrade) {
@@ -52,11 +53,24 @@ static int map_run(struct shadow *s, uint64_t hva, unsigned n, bool write,
 		s->vmas += 2;
 		return mprotect((void *)hva, n * PAGE_SIZE, prot) ? -errno : 0;
 	}
+	carpet_cut(s, wi, (hva & SLOT_MASK) >> PAGE_SHIFT, n);
 	s->vmas++;
 	if (mmap((void *)hva, n * PAGE_SIZE, prot, MAP_SHARED | MAP_FIXED,
 		 b->fd, b->offset) == MAP_FAILED)
 		return -errno;
 	return 0;
+}
+
+/* By a carpet that is there or can be laid: how many of n pages? A longer run
+ * is as well mapped by itself. */
+static unsigned map_carpet(struct shadow *s, unsigned wi, uint32_t vpn,
+			   uint32_t ppn, unsigned n)
+{
+	unsigned got = carpet_open(s, wi, vpn, ppn, n);
+
+	if (!got && n < RUN_WRITE && carpet_lay(s, wi, vpn, ppn))
+		got = carpet_open(s, wi, vpn, ppn, n);
+	return got;
 }
 
 /* The page's entry goes, which is node i: all of a large page of the guest,
@@ -156,7 +170,12 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 		write = true;
 	if (old && !upgrade)
 		node_unmap(s, old);
-	if (map_run(s, hva & PAGE_MASK, n, write, &b, upgrade)) {
+	got = write && !upgrade && b.fd == p2m_memfd(s->p)
+		      ? map_carpet(s, wi, vpn, ppn.n, n)
+		      : 0;
+	if (got) {
+		n = got;
+	} else if (map_run(s, hva & PAGE_MASK, n, write, &b, upgrade)) {
 		drop_for_vmas(s);
 		if (map_run(s, hva & PAGE_MASK, n, write, &b, false))
 			return SHADOW_NOMEM;

@@ -123,12 +123,14 @@ static bool map_big(struct shadow *s, int wi, uint32_t base, uint32_t ppn,
 	int prot = PROT_READ | (write ? PROT_WRITE : 0);
 
 	forget_pages(s, wi, base);
+	carpet_cut(s, wi, base, BIG_PAGES);
 	s->vmas += 2;
 	if (mmap(hva, LARGE_PAGE_SIZE, prot, MAP_SHARED | MAP_FIXED,
 		 p2m_memfd(s->p), (off_t)ppn << PAGE_SHIFT) == MAP_FAILED) {
 		/* What was there may still be, without nodes. */
 		drop_for_vmas(s);
 		munmap((void *)s->win[wi].hbase, SLOT_SIZE);
+		carpet_cut_window(s, wi);
 		return false;
 	}
 	node_add(s, wi, base, ppn, flags | N_BIG | (write ? N_W : 0));
@@ -251,6 +253,7 @@ static void run_unmap(struct shadow *s, uint32_t i, unsigned n)
 		node_unmap(s, i);
 		return;
 	}
+	carpet_cut(s, win, vpn, n);
 	s->vmas++;
 	s->st.unmaps += n;
 	for (unsigned k = 0; k < n; k++)
@@ -274,6 +277,7 @@ void shadow_drop_range(struct shadow *s, ppn_t ppn, uint64_t n)
 			run_unmap(s, s->rmap[at],
 				  node_run(s, s->rmap[at], end - at));
 	}
+	carpet_drop_range(s, ppn.n, n + 1); /* p2m_region_prepare */
 	s->st.drops += n;
 }
 

@@ -90,11 +90,13 @@ void range_unmap(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n)
 {
 	uint64_t base = s->win[win].hbase;
 
+	carpet_cut(s, win, vpn, n);
 	/* It may split a VMA, and there may be no VMA left. The whole window
 	 * needs none; the nodes of its other pages go at the next fill. */
 	if (munmap((void *)(base + ((uint64_t)vpn << PAGE_SHIFT)),
 		   (size_t)n << PAGE_SHIFT)) {
 		munmap((void *)base, SLOT_SIZE);
+		carpet_cut_window(s, win);
 		s->vmas = s->vma_limit;
 	}
 	s->vmas++;

@@ -42,6 +42,16 @@ struct node {
 	uint8_t win, flags;
 };
 
+#define CARPET_PAGES 64u
+#define CARPET_BITS  11
+/* The carpet in a block of 64 pages of a window (shadow_carpet.c). */
+struct carpet {
+	uint64_t here;	/* bit k: page k lies in it; 0: there is none */
+	uint32_t block; /* vpn / 64 */
+	uint32_t ppn;	/* of the block's first page, if it reached so far */
+	uint8_t win;
+};
+
 struct space;
 struct window {
 	struct space *sp; /* NULL: kernel half */
@@ -49,7 +59,7 @@ struct window {
 	uint16_t gslot, hslot;
 	uint64_t hbase, gbase;
 	uint32_t head; /* nodes */
-	uint32_t n, n_loose, n_large, n_huge, n_big;
+	uint32_t n, n_loose, n_large, n_huge, n_big, n_carpets;
 	uint64_t born;
 	int next; /* of the space; -1 ends */
 };
@@ -85,6 +95,9 @@ struct shadow {
 	uint32_t *rmap_big; /* N_BIG ones, by PPN / 512 */
 	uint8_t *splits;    /* by PPN / 512: see shadow_large.c */
 	uint32_t join_clock;
+	int uffd; /* or -1 */
+	unsigned n_lost;
+	struct carpet carpet[1 << CARPET_BITS];
 	uint32_t *hash;
 	uint64_t clock, epoch, vmas, vma_limit;
 	gva_t fault_gva; /* of the last SHADOW_PF */
@@ -179,6 +192,26 @@ bool fill_big(struct shadow *s, int wi, gva_t gva, const struct walk *w,
 	      bool write, uint8_t flags);
 /* Do the page tables that w is a walk of map the 2 MiB around gva as one? */
 bool big_translation(struct shadow *s, gva_t gva, const struct walk *w);
+
+/* ---- shadow_carpet.c: stretches laid ahead ---- */
+
+/* Looks for userfaultfd; without it nothing is ever laid. */
+void carpet_init(struct shadow *s);
+/* When no window has anything mapped. */
+void carpet_fini(struct shadow *s);
+/* The n pages from vpn on, all of a window: they are, or will be, mapped in
+ * another way, or unmapped. */
+void carpet_cut(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n);
+void carpet_cut_window(struct shadow *s, unsigned win);
+/* None is to be over these pages of memory, opened or not: for large ranges, of
+ * which no page is mapped. */
+void carpet_drop_range(struct shadow *s, uint64_t ppn, uint64_t n);
+/* Pages from vpn on, none of them mapped, to be mapped writable from ppn on: how
+ * many of n were mapped by a carpet that is there? */
+unsigned carpet_open(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
+		     unsigned n);
+/* Lay one from page vpn on, if that is promising. May drop everything. */
+bool carpet_lay(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn);
 
 /* ---- shadow.c: windows and spaces ---- */
 

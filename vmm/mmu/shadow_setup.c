@@ -91,6 +91,7 @@ int shadow_create(struct vcpu *v, struct p2m *p, const struct shadow_tables *t,
 			      sizeof(*s->rmap_big));
 	s->splits = reserve(p2m_max_ppn(p) / BIG_PAGES + 1);
 	s->hash = reserve(sizeof(*s->hash) << HASH_BITS);
+	carpet_init(s);
 	s->n_node = 1;
 	s->vma_limit = vma_limit();
 	err = s->node && s->rmap && s->rmap_big && s->splits && s->hash
@@ -117,6 +118,7 @@ void shadow_trim(struct shadow *s)
 void shadow_destroy(struct shadow *s)
 {
 	shadow_drop_all(s);
+	carpet_fini(s);
 	if (s->node)
 		munmap(s->node, s->max_node * sizeof(*s->node));
 	if (s->rmap)
