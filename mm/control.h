@@ -162,10 +162,22 @@ struct control {
 			     not run */
 	uint64_t wait_ns; /* it has not run for that, ever */
 
+	/* Monitor: the guest's balloon driver and what it says (mm/balloon.h).
+	 */
+	uint64_t balloon_up;	  /* bit 0: there is one; 1: reports free pages
+				   */
+	uint64_t balloon_actual;  /* bytes */
+	uint64_t balloon_oom;	  /* times it let go unasked, ever */
+	uint64_t guest_seq;	  /* counts what follows */
+	uint64_t guest_free;	  /* bytes; ~0: unknown */
+	uint64_t guest_available; /* bytes, without swapping; ~0: unknown */
+
 	/* Manager, any time: bytes that the VM may have in its memfd and its
 	 * store; 0: no limit. */
 	uint64_t quota_bytes;
 	uint64_t paused; /* 1: the guest shall not run */
+	/* Manager, any time: bytes that its balloon should have. */
+	uint64_t balloon_target;
 
 	/* Room for the cli engineer's own words, both directions. */
 	uint64_t user[64];

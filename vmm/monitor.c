@@ -42,6 +42,7 @@
 #include "mm/control_stats.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
+#include "vmm/monitor_balloon.h"
 #include "vmm/monitor_reclaim.h"
 #include "vmm/sigfd.h"
 
@@ -89,6 +90,7 @@ struct monitor {
 	bool hung_up;
 	struct request queue[QUEUE];
 	struct monitor_reclaim reclaim;
+	struct monitor_balloon balloon;
 };
 
 static uint64_t now_ns(void)
@@ -187,6 +189,7 @@ static void on_socket(void *ctx, uint32_t events)
 		drop_request(m, rq);
 		vm_pause(m->vm, control_get(&m->control->paused) == 1);
 		monitor_reclaim_nudge(&m->reclaim);
+		monitor_balloon_tick(&m->balloon, m->quiet >= 2);
 		return;
 	}
 	rq->len = (size_t)n;
@@ -260,6 +263,7 @@ static void on_idle_timer(void *ctx, uint32_t events)
 	used = now - m->cpu_ns;
 	m->cpu_ns = now;
 	m->quiet = used < IDLE_NS ? m->quiet + 1 : 0;
+	monitor_balloon_tick(&m->balloon, m->quiet >= 2);
 	if (now - m->cpu_trimmed_ns < TRIM_NS || m->trim_posted)
 		return;
 	if (m->quiet < 2 && !(monitor_reclaim_short(&m->reclaim) &&
@@ -485,6 +489,8 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 	if (r)
 		return r; /* the process ends now; nothing to tidy up */
 	monitor_reclaim_init(&m->reclaim, m->vm, m->control, cfg->give_up);
+	m->balloon =
+		(struct monitor_balloon){.vm = m->vm, .control = m->control};
 	r = connect_io(m);
 	if (!r)
 		r = confine_process(cfg->confine, false, m->vm->code_start,

@@ -19,6 +19,10 @@
  * A quota may be lowered far below what the VM has. Then the work is done in
  * pieces, between which the guest runs.
  *
+ * A guest that stands still cannot give memory up either. While its balloon has
+ * been asked to grow it may therefore run with what it has and a little more (a
+ * loan), less than what the manager keeps in reserve.
+ *
  * Killed here: the guest ends, its memory, store and swap file with it.
  */
 #include "vmm/monitor_reclaim.h"
@@ -34,6 +38,7 @@
 #define SAMPLE_NS  1900000000ull
 #define LOOK_AHEAD 512u /* pages marked at a nudge */
 #define WAIT_NS	   5000000ull
+#define LOAN	   64u /* the quota's part */
 
 static uint64_t now_ns(void)
 {
@@ -64,6 +69,23 @@ static bool over(const struct monitor_reclaim *r)
 	return quota && p2m_resident(r->vm->p2m) > quota;
 }
 
+/* Nothing could be given up, or only what the guest is using. May it run
+ * nevertheless? */
+static bool may_run(struct monitor_reclaim *r)
+{
+	const struct control *c = r->control;
+	uint64_t have = p2m_resident(r->vm->p2m);
+
+	if (!over(r))
+		return true;
+	if (!r->stuck_at || have < r->stuck_at)
+		r->stuck_at = have;
+	if (!(control_get(&c->balloon_up) & 1) ||
+	    control_get(&c->balloon_target) <= control_get(&c->balloon_actual))
+		return false;
+	return have <= r->stuck_at + control_get(&c->quota_bytes) / LOAN;
+}
+
 /* One piece. False: there was nothing to give up. */
 static bool shrink(struct monitor_reclaim *r)
 {
@@ -87,7 +109,7 @@ static void wait(struct monitor_reclaim *r)
 
 	/* For the disk is no news for the manager. */
 	control_set(&r->control->waiting, !p2m_swapping(r->vm->p2m));
-	while (over(r) && !atomic_load(&r->vm->vcpu->requests))
+	while (!may_run(r) && !atomic_load(&r->vm->vcpu->requests))
 		nanosleep(&pause, NULL);
 	control_set(&r->control->waiting, 0);
 	control_add(&r->control->wait_ns, now_ns() - begin);
@@ -99,12 +121,27 @@ static void press(struct vm *vm, struct vm_work *w)
 	struct monitor_reclaim *r =
 		container_of(w, struct monitor_reclaim, press);
 
+	uint64_t forced;
+
 	r->press_posted = false;
-	if (!over(r))
+	if (!over(r)) {
+		r->stuck_at = 0;
+		return;
+	}
+	/* The next page that it takes is looked at. */
+	if (r->stuck_at && may_run(r))
 		return;
 	control_add(&r->control->shrinks, 1);
-	if (!shrink(r))
+	forced = control_get(&r->control->forced_pages);
+	if (!shrink(r)) {
+		if (may_run(r))
+			return;
 		wait(r);
+	} else if (control_get(&r->control->forced_pages) == forced) {
+		r->stuck_at = 0;
+	} else if (may_run(r)) {
+		return;
+	}
 	if (over(r))
 		pressure(r);
 }

@@ -25,7 +25,7 @@ mib() { echo $(($(sample ".vms[0].$1_bytes") >> 20)); }
 private_below() { [ "$(mib private)" -le "$1" ]; }
 
 # ---- 300 MB filled and freed; twice, so that pages come back, too ----
-start "sardine.run=sleep 3; echo re'st'; hog 300 1 1; sleep 6; hog 300 1 1" \
+start "sardine.run=sleep 2; echo re'st'; hog 300 0 1; sleep 7; hog 200 0 1" \
 	--mem 512M
 ok "the guest rests" until_true 40 said '^rest' || show "$T/mout"
 before=$(mib private)
@@ -38,6 +38,17 @@ ok "95% are back within 5 seconds" \
 	until_true 5 private_below $((full - 285))
 echo "# $before MiB, $full MiB, $(mib private) MiB after" \
 	"$((($(date +%s%N) - from) / 1000000)) ms"
+
+# ---- asked for memory ----
+balloon() { "$SARDINE" balloon -s "$SOCK" "$@" 2>"$T/err"; }
+is_ballooned() { [ "$(mib ballooned)" -ge "$1" ]; }
+ok "balloon: 300 MB of it" balloon vm0 300M
+ok "which the guest gives" until_true 10 is_ballooned 299
+refused() { balloon "$@"; [ $? = 1 -a "$(wc -l <"$T/err")" = 1 ]; }
+ok "more than it has is refused" refused vm0 512M
+ok "nonsense is refused" refused vm0 much
+ok "and a VM that is not there" refused vm1 10M
+# More is used than is left: the guest takes it back rather than die.
 wait "$manager"
 ok "status 0, and the audit is clean" test $? = 0 -a \
 	"$(grep -c '^audit clean' "$T/mout")" = 1 || show "$T/mout" "$T/merr"

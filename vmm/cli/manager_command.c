@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Commands for a running manager: `sardine set`. A socket beside the one that
+ * Commands for a running manager: `sardine set` and `balloon`. A socket beside the one that
  * `top` reads (its path and ".c", for its owner alone): one packet with the
  * command comes in, one with the answer goes out, and the connection ends.
  *
  *	set VM mem.min=SIZE mem.max=SIZE mem.shares=N
  *	set host mem=SIZE
  *	pause VM, resume VM
+ *	balloon VM SIZE|auto
  *
  * All of a command is checked before any of it is done.
  */
@@ -176,6 +177,25 @@ static int pause_vm(struct manager *m, const char *name, bool on, char *answer)
 	return 0;
 }
 
+static int balloon(struct manager *m, const char *name, char **save,
+		   char *answer)
+{
+	const char *val = strtok_r(NULL, " ", save);
+	struct mvm *v = find_vm(m, name);
+	uint64_t bytes = 0;
+	bool auto_;
+
+	if (!v)
+		return refuse(answer, "%s: no such VM runs", name);
+	auto_ = val && !strcmp(val, "auto");
+	if (!val || (!auto_ && size_parse(val, &bytes)) ||
+	    strtok_r(NULL, " ", save))
+		return refuse(answer,
+			      "%s: not a size; write it as 64M, or auto",
+			      val ? val : "");
+	return manager_balloon_set(v, bytes, auto_, answer, ANSWER_MAX);
+}
+
 static void run_command(struct manager *m, char *text, char *answer)
 {
 	char *save = NULL, *verb = strtok_r(text, " ", &save);
@@ -185,6 +205,8 @@ static void run_command(struct manager *m, char *text, char *answer)
 	snprintf(answer, ANSWER_MAX, "ok");
 	if (verb && whom && (!strcmp(verb, "pause") || !strcmp(verb, "resume")))
 		r = pause_vm(m, whom, *verb == 'p', answer);
+	else if (verb && !strcmp(verb, "balloon") && whom)
+		r = balloon(m, whom, &save, answer);
 	else if (!verb || strcmp(verb, "set") || !whom)
 		r = refuse(answer, "no such command");
 	else if (!strcmp(whom, "host"))

@@ -9,6 +9,7 @@
  *   manager_end.c     what is said and done when a VM's process has ended
  *   manager_sample.c  how things stand
  *   manager_reclaim.c the budget
+ *   manager_balloon.c balloons
  *   manager_swap.c    swap files
  *   manager_command.c `sardine set`
  *   manager_stats.c   the monitors' counters
@@ -65,6 +66,10 @@ struct mvm {
 		uint64_t quick_next_ns, nudge_ns;
 		int64_t rest; /* of the overhead, besides the quick part */
 		bool told_waiting;
+		/* manager_balloon.c */
+		uint64_t balloon, balloon_ns, oom_ns;
+		uint64_t guest_seq, guest_oom, guest_actual;
+		bool balloon_fixed; /* by `sardine balloon` */
 	} re;
 	char text[TEXT_MAX]; /* stderr */
 	size_t text_len;
@@ -116,6 +121,16 @@ int manager_swap_file(const struct manager *m, uint64_t bytes, char *err,
 		      size_t errlen);
 /* Look at the budget if it is time, and set the VMs' quotas. */
 void manager_reclaim(struct manager *m, uint64_t now);
+/* One look at a VM's balloon, whose target of memory is given. */
+void manager_balloon(struct mvm *v, uint64_t target, uint64_t now);
+/* Keep the balloon at bytes (auto_: the policy's again, from there on). -EINVAL
+ * with one line in err. */
+int manager_balloon_set(struct mvm *v, uint64_t bytes, bool auto_, char *err,
+			size_t errlen);
+/* Tell the monitor that there is something new for it. */
+void manager_nudge(struct mvm *v);
+/* Pages of the VM's that hold something of its own, here or away: bytes. */
+uint64_t manager_own_bytes(const struct mvm *v);
 /* Before the VM starts: its shares and bounds, and a quota. -ENOMEM with one
  * line in err when its minimum does not fit. */
 int manager_admit(struct manager *m, struct mvm *v, const struct vm_spec *s,

@@ -139,9 +139,8 @@ static uint64_t overhead_of(struct mvm *v, uint64_t now)
 	return v->overhead;
 }
 
-/* Pages of the VM's that hold something of its own, here or away. The
- * monitor's word, so it is bounded by what was configured. */
-static uint64_t wanted(const struct mvm *v)
+/* The monitor's word, so it is bounded by what was configured. */
+uint64_t manager_own_bytes(const struct mvm *v)
 {
 	const struct control *c = v->control;
 	uint64_t pages = v->mem >> PAGE_SHIFT, own = 0;
@@ -153,7 +152,13 @@ static uint64_t wanted(const struct mvm *v)
 
 		own += n < pages ? n : pages;
 	}
-	own = (own < pages ? own : pages) << PAGE_SHIFT;
+	return (own < pages ? own : pages) << PAGE_SHIFT;
+}
+
+static uint64_t wanted(const struct mvm *v)
+{
+	uint64_t own = manager_own_bytes(v);
+
 	return own + own / 8 + HEADROOM;
 }
 
@@ -239,6 +244,7 @@ static void apply(struct manager *m, struct mvm *v, const struct reclaim_vm *r,
 	(void)fail_point("kill-manager-quota");
 	control_set(&v->control->quota_bytes, v->re.quota);
 	check_bound(m, v, now);
+	manager_balloon(v, r->target, now);
 	nudge(v, now);
 	tell_waiting(m, v);
 }

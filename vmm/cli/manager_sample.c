@@ -79,26 +79,45 @@ static uint64_t p99_us(const uint64_t h[LATENCY_BUCKETS])
 	return 0;
 }
 
+/* What the guest's balloon driver said last, bounded. */
+static void sample_guest(const struct mvm *v, struct report_vm *o)
+{
+	uint64_t free = control_get(&v->control->guest_free);
+	uint64_t available = control_get(&v->control->guest_available);
+
+	if (!control_get(&v->control->guest_seq))
+		return;
+	if (free <= v->mem)
+		o->guest_free_bytes = free;
+	if (available <= v->mem)
+		o->guest_available_bytes = available;
+}
+
 /* What the VM's reclaimer does; the monitor's word, bounded, but for the store,
  * which the kernel knows. Returns the bytes of pages that are away. Without a
- * budget there is nothing to tell. */
+ * budget there is little to tell. */
 static uint64_t sample_away(struct mvm *v, struct report_vm *o)
 {
 	const struct control *c = v->control;
 	uint64_t active = control_get(&c->active_bytes);
 	uint64_t balloon = pages_word(v, &c->ballooned_pages);
+	uint64_t compressed = pages_word(v, &c->compressed_pages);
+	bool enforce = v->m->cfg.enforce;
 	struct stat st;
 
-	if (balloon || v->m->cfg.enforce)
+	if (balloon || enforce)
 		o->ballooned_bytes = balloon;
-	if (!v->m->cfg.enforce)
+	sample_guest(v, o);
+	if (!enforce && !compressed)
 		return balloon;
 	o->store_bytes =
 		fstat(v->store_fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
-	o->compressed_bytes = pages_word(v, &c->compressed_pages);
+	o->compressed_bytes = compressed;
 	o->swapped_bytes = pages_word(v, &c->swapped_pages);
-	o->active_bytes = active < v->mem ? active : v->mem;
-	o->granted_bytes = v->re.quota;
+	if (enforce) {
+		o->active_bytes = active < v->mem ? active : v->mem;
+		o->granted_bytes = v->re.quota;
+	}
 	o->decompressed_pages = control_get(&c->decompressed) & INT64_MAX;
 	o->swapped_in_pages = control_get(&c->swapped_in) & INT64_MAX;
 	o->decompress_p99_us = p99_us(c->latency[LATENCY_DECOMPRESS]);
@@ -212,6 +231,8 @@ int manager_sample(struct manager *m, struct report *r, bool oracle)
 		sample_vm(m->vms[i], v, now, oracle);
 		r->used_bytes += v->private_bytes + v->overhead_bytes;
 		if (v->store_bytes != REPORT_ABSENT) {
+			if (r->store_bytes == REPORT_ABSENT)
+				r->store_bytes = r->swap_bytes = 0;
 			r->used_bytes += v->store_bytes;
 			r->store_bytes += v->store_bytes;
 			r->swap_bytes += v->swapped_bytes;

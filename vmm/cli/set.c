@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `sardine set`: change what a running VM, or all of them together, may have. */
+/* `sardine set` and `sardine balloon`: change what a running VM, or all of them
+ * together, may have or should give back. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -148,6 +149,31 @@ const struct command cmd_resume = {
 	.n_opts = ARRAY_SIZE(opts),
 	.values_size = sizeof(struct set_opts),
 	.run = resume_main,
+};
+
+static int balloon_main(void *values, char *const args[])
+{
+	if (args[0] && args[1])
+		return tell(values, "balloon", args);
+	log_error("balloon: give a VM's name and a size: sardine balloon VM "
+		  "64M (see --help)");
+	return CLI_USAGE;
+}
+
+const struct command cmd_balloon = {
+	.name = "balloon",
+	.summary = "Have a VM of a running `sardine pack` give memory back",
+	.args = "VM SIZE|auto",
+	.max_args = 2,
+	.details = "SIZE is what the guest's balloon driver shall take from "
+		   "the guest and give to the host; 0 gives all of it back. "
+		   "The size stays until the next such command, but a guest "
+		   "that would have to kill a process takes memory back "
+		   "before. auto: let the budget's policy decide again.",
+	.opts = opts,
+	.n_opts = ARRAY_SIZE(opts),
+	.values_size = sizeof(struct set_opts),
+	.run = balloon_main,
 };
 
 const struct command cmd_set = {

@@ -125,11 +125,18 @@ static struct virtio_balloon *of(const struct virtio_dev *d)
 
 /* ---- lists of page numbers ---- */
 
-static int by_value(const void *a, const void *b)
+/* By insertion: at most BATCH, mostly in runs. (qsort asks the kernel how much
+ * memory there is, which a monitor may not.) */
+static void sort(uint32_t *v, size_t n)
 {
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	for (size_t i = 1; i < n; i++) {
+		uint32_t x = v[i];
+		size_t k = i;
 
-	return x < y ? -1 : x > y;
+		for (; k && v[k - 1] > x; k--)
+			v[k] = v[k - 1];
+		v[k] = x;
+	}
 }
 
 static void take_run(struct virtio_balloon *b, enum role role, uint32_t pfn,
@@ -151,7 +158,7 @@ static void take_batch(struct virtio_balloon *b, enum role role, uint32_t *pfn,
 {
 	size_t start = 0;
 
-	qsort(pfn, n, sizeof(*pfn), by_value);
+	sort(pfn, n);
 	for (size_t i = 1; i <= n; i++) {
 		if (i < n && pfn[i] == pfn[i - 1]) {
 			/* Twice: leave it out, keep the order. */
