@@ -178,6 +178,9 @@ struct control {
 	uint64_t paused; /* 1: the guest shall not run */
 	/* Manager, any time: bytes that its balloon should have. */
 	uint64_t balloon_target;
+	/* Manager, any time: 1: when it is at rest, its pages may be compressed
+	 * though memory is not short (vmm/monitor_rest.c). */
+	uint64_t may_rest;
 
 	/* Room for the cli engineer's own words, both directions. */
 	uint64_t user[64];

@@ -53,6 +53,14 @@ uint64_t p2m_shrink(struct p2m *p, uint64_t bytes, uint64_t max_pages);
 void p2m_look_ahead(struct p2m *p, uint64_t max);
 
 /*
+ * Of a VM at rest (p2m_rest.c), from page *at on: mark at most max PRIVATE pages;
+ * compress at most max of those that are still marked. True: that was the last
+ * page, and *at is 0 again.
+ */
+bool p2m_rest_mark(struct p2m *p, uint64_t *at, unsigned max);
+bool p2m_rest_take(struct p2m *p, uint64_t *at, unsigned max);
+
+/*
  * Estimate what the guest uses: counts what was touched of the running sample,
  * and takes another now and then; call it every second or two. Results go to the
  * control area. rnd: a number that the guest cannot guess.

@@ -44,6 +44,7 @@
 #include "vmm/dev/iothread.h"
 #include "vmm/monitor_balloon.h"
 #include "vmm/monitor_reclaim.h"
+#include "vmm/monitor_rest.h"
 #include "vmm/sigfd.h"
 
 #define QUEUE	      16
@@ -91,6 +92,7 @@ struct monitor {
 	struct request queue[QUEUE];
 	struct monitor_reclaim reclaim;
 	struct monitor_balloon balloon;
+	struct monitor_rest rest;
 };
 
 static uint64_t now_ns(void)
@@ -264,6 +266,7 @@ static void on_idle_timer(void *ctx, uint32_t events)
 	m->cpu_ns = now;
 	m->quiet = used < IDLE_NS ? m->quiet + 1 : 0;
 	monitor_balloon_tick(&m->balloon, m->quiet >= 2);
+	monitor_rest_tick(&m->rest, m->quiet);
 	if (now - m->cpu_trimmed_ns < TRIM_NS || m->trim_posted)
 		return;
 	if (m->quiet < 2 && !(monitor_reclaim_short(&m->reclaim) &&
@@ -489,6 +492,7 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 	if (r)
 		return r; /* the process ends now; nothing to tidy up */
 	monitor_reclaim_init(&m->reclaim, m->vm, m->control, cfg->give_up);
+	monitor_rest_init(&m->rest, m->vm, m->control);
 	m->balloon =
 		(struct monitor_balloon){.vm = m->vm, .control = m->control};
 	r = connect_io(m);

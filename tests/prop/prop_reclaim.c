@@ -45,6 +45,7 @@ struct fake {
 	struct control *ctl;
 	struct page page[PAGES];
 	_Atomic unsigned written;
+	uint64_t rest; /* hand of p2m_rest_* */
 	uint64_t min, max, shares;
 };
 
@@ -249,7 +250,7 @@ static void do_misc(struct rig *g, struct fake *v, unsigned i)
 {
 	bool more;
 
-	switch (rnd_below(&g->r, 6)) {
+	switch (rnd_below(&g->r, 8)) {
 	case 0:
 		p2m_sample(v->p, rnd64(&g->r) | 1);
 		break;
@@ -267,6 +268,12 @@ static void do_misc(struct rig *g, struct fake *v, unsigned i)
 	case 4:
 		if (p2m_swap_out(v->p, (ppn_t){i}) == EVICT_zero)
 			p2m_punch(v->p, (ppn_t){i}, 1);
+		break;
+	case 5:
+		p2m_rest_mark(v->p, &v->rest, rnd_below(&g->r, 64));
+		break;
+	case 6:
+		p2m_rest_take(v->p, &v->rest, rnd_below(&g->r, 16));
 		break;
 	default:
 		if (v->written)

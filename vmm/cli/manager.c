@@ -402,6 +402,7 @@ void manager_poll(struct manager *m, int timeout_ms)
 		m->scan_ns = now + NS_PER_S;
 	if (!m->stopping)
 		manager_reclaim(m, now);
+	manager_rest(m, now);
 	look_for_boots(m);
 	server_expire(m->server, now);
 	if (m->metrics)

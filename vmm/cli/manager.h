@@ -34,6 +34,7 @@ struct manager_config {
 	uint64_t tc_bytes;
 	bool verbose;
 	bool share;	 /* false: never look for equal pages */
+	bool keep_idle;	 /* do not compress pages of VMs at rest */
 	bool own_layout; /* a KASLR layout for each VM, not one a group */
 	/* Something happened that people want to read; no newline. */
 	void (*event)(void *ctx, const char *text);

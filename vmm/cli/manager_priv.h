@@ -10,6 +10,7 @@
  *   manager_sample.c  how things stand
  *   manager_reclaim.c the budget
  *   manager_balloon.c balloons
+ *   manager_rest.c    VMs that have nothing to do
  *   manager_swap.c    swap files
  *   manager_command.c `sardine set`
  *   manager_stats.c   the monitors' counters
@@ -97,6 +98,7 @@ struct manager {
 	size_t engine_errors, failed;
 	uint64_t reclaim_ns; /* when the budget is looked at next */
 	enum reclaim_state reclaim_state;
+	uint64_t rest_ns;		     /* when manager_rest looks next */
 	int commands, commander[COMMANDERS]; /* manager_command.c */
 	unsigned next_commander;
 };
@@ -131,6 +133,8 @@ int manager_balloon_set(struct mvm *v, uint64_t bytes, bool auto_, char *err,
 void manager_nudge(struct mvm *v);
 /* Pages of the VM's that hold something of its own, here or away: bytes. */
 uint64_t manager_own_bytes(const struct mvm *v);
+/* Say which VMs may be compressed while they rest, if it is time. */
+void manager_rest(struct manager *m, uint64_t now);
 /* Before the VM starts: its shares and bounds, and a quota. -ENOMEM with one
  * line in err when its minimum does not fit. */
 int manager_admit(struct manager *m, struct mvm *v, const struct vm_spec *s,

@@ -38,7 +38,7 @@ struct pack_opts {
 		**disks, *net;
 	uint64_t mem, host_mem, tc_size, swap_size;
 	uint32_t n, seconds;
-	bool oracle, no_share, verbose, rng, no_balloon;
+	bool oracle, no_share, verbose, rng, no_balloon, keep_idle;
 };
 
 static const struct opt opts[] = {
@@ -92,6 +92,10 @@ static const struct opt opts[] = {
 	 OPT(struct pack_opts, oracle)},
 	{"no-share", 0, OPT_FLAG, NULL, "do not look for equal pages",
 	 OPT(struct pack_opts, no_share)},
+	{"keep-idle", 0, OPT_FLAG, NULL,
+	 "do not compress cold pages of VMs that rest, unless --host-mem needs "
+	 "it",
+	 OPT(struct pack_opts, keep_idle)},
 	{"kaslr", 0, OPT_STR, "group|vm",
 	 "who draws a Linux kernel's random layout: each share group, so that "
 	 "its VMs can share kernel text, or each VM",
@@ -541,6 +545,7 @@ static int run_fleet(struct pack *p)
 		.verbose = o->verbose,
 		.share = !o->no_share,
 		.own_layout = !strcmp(o->kaslr, "vm"),
+		.keep_idle = o->keep_idle,
 		.event = on_event,
 		.ctx = p,
 	};
