@@ -3,6 +3,7 @@
 #
 #   make            build build/sardine
 #   make run        install, build, fetch the guest, pack 8 VMs, print the table
+#   make run-disk   the same with a Debian guest (sshd, redis, nginx) on a disk
 #   make test       install, build, pass every test
 #   make lint       includes and format (make format mends the format)
 #   make man        build/sardine.1
@@ -87,11 +88,22 @@ run: deps
 		--initrd $(BUILD)/guest/initrd.img --append "$(RUN_APPEND)" \
 		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
 
+# The same with Debian on a disk that all VMs have as their base.
+run-disk: deps
+	@tests/deps.sh mmdebstrap e2fsprogs
+	@$(MAKE) --no-print-directory -j$(JOBS) all guest guest-disk
+	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 256M --rng \
+		--kernel $(BUILD)/guest/vmlinuz \
+		--initrd $(BUILD)/guest/initrd-disk.img \
+		--disk $(BUILD)/guest-disk/disk.img,snapshot \
+		--append "console=ttyS0 quiet" \
+		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
+
 man: $(BUILD)/sardine
 	$(BUILD)/sardine man >$(BUILD)/sardine.1
 
 clean:
 	rm -rf $(BUILD)
-.PHONY: all clean units deps deps-test run man
+.PHONY: all clean units deps deps-test run run-disk man
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -24,6 +24,13 @@ test: deps-test
 	BUILD=$(BUILD) tests/run-tests.sh tests/lint/test_lint.sh $(UNITS) \
 		$(SAN_UNITS) $(filter-out tests/lint/%,$(TEST_SCRIPTS))
 
+# The Debian guest on a disk, with the disk.
+test-disk: deps-test
+	@tests/deps.sh mmdebstrap openssh-client
+	$(MAKE) --no-print-directory -j$(JOBS) all guest guest-disk
+	BUILD=$(BUILD) tests/run-tests.sh tests/guest/test_disk.sh
+.PHONY: test-disk
+
 lint:
 	tests/lint/lint.sh
 format:

@@ -70,7 +70,24 @@ $(GUEST_USER)/initrd.img: $(GUEST_BIN) $(GUEST)/busybox \
 		$(GUEST)/busybox $(GUEST_BIN)
 guest-user: $(GUEST_USER)/initrd.img
 
-.PHONY: guest guest-vmlinux guest-user
+# The Debian guest on a disk: openssh, redis, nginx, sqlite3 behind a small init.
+#   make guest-disk     $(BUILD)/guest-disk/{disk.img,disk-key} and
+#			$(BUILD)/guest/initrd-disk.img, which starts it
+# The disk is a read-only base: --disk disk.img,snapshot or ,cow=FILE.
+GUEST_DISK := $(BUILD)/guest-disk
+GUEST_DISK_INITRD := $(GUEST)/initrd-disk.img
+$(GUEST_DISK)/disk.img: $(GUEST_BIN) tests/guest/disk/mkdisk.sh \
+		$(shell find tests/guest/disk/root -type f)
+	tests/guest/disk/mkdisk.sh $(GUEST_DISK) $(GUEST_DEB) $(GUEST_BIN)
+$(GUEST_DISK_INITRD): $(GUEST_INITRD) $(GUEST)/modules \
+		tests/guest/image/init-disk
+	tests/guest/mkinitrd.sh $@ $(GUEST)/busybox $(GUEST_BIN) \
+		tests/guest/image/init $(GUEST)/modules \
+		tests/guest/image/init-disk
+guest-disk: $(GUEST_DISK)/disk.img $(GUEST_DISK_INITRD) $(GUEST_KERNEL)
+guest: $(GUEST_DISK_INITRD)
+
+.PHONY: guest guest-vmlinux guest-user guest-disk
 
 # A Multiboot image that checks its loader from inside.
 GUEST_MB := $(GUEST)/mb.elf

@@ -23,7 +23,8 @@ for a in sh mount umount cat echo ls ps top dmesg poweroff reboot hostname \
 	ln -s busybox "$root/bin/$a"
 done
 for a in primes fib getppid forkwait memsweep chase tlbread4k tlbread2m faults \
-	pipe signals syscalls execloop quit timed clock selftest work memwork hog debugexit; do
+	pipe signals syscalls execloop quit timed clock selftest work memwork hog \
+	rediswork debugexit; do
 	ln -s guest "$root/bin/$a"
 done
 if [ $# -gt 4 ]; then
@@ -31,7 +32,7 @@ if [ $# -gt 4 ]; then
 	install -m 0755 "$6" "$root/init"
 	mkdir -p "$root/lib/modules"
 	install -m 0644 "$5"/*.ko "$root/lib/modules"
-	for a in insmod lsmod cmp stat hexdump blockdev fstrim mknod dmesg \
+	for a in insmod switch_root lsmod cmp stat hexdump blockdev fstrim mknod dmesg \
 		ip ifconfig route ping wget nc udhcpc nslookup stty od tee \
 		losetup truncate fallocate; do
 		[ -e "$root/bin/$a" ] || ln -s busybox "$root/bin/$a"

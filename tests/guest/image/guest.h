@@ -37,6 +37,7 @@ int work_main(int argc, char **argv);
 int memwork_main(int argc, char **argv);
 int hog_main(int argc, char **argv);
 int kv_main(int argc, char **argv);
+int rediswork_main(int argc, char **argv);
 int debugexit_main(int argc, char **argv);
 
 static inline double now_s(void)

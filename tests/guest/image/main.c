@@ -32,6 +32,8 @@ static const struct {
 	{"hog", hog_main, "MIB [SECONDS [ROUNDS]]: fill memory, free it"},
 	{"kv", kv_main,
 	 "SOCKET MIB ACTIVE% SECONDS [SEED]: redis under load, checked"},
+	{"rediswork", rediswork_main,
+	 "MIB [ACTIVE% [SECONDS [SEED [PORT [ADDRESS]]]]]: the same in redis"},
 	{"debugexit", debugexit_main, "V: write V to port 0xf4"},
 };
 

@@ -1,0 +1,54 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 300
+# The Debian guest on its disk (make guest-disk), under bt. Skipped where that
+# was not made, because making it takes a minute: make test-disk does both.
+. "$(dirname "$0")/../run/lib.sh"
+K=$GUEST/vmlinuz I=$GUEST/initrd-disk.img D=$BUILD/guest-disk/disk.img
+if [ ! -f "$D" ]; then
+	skip "the Debian guest" "no $D"
+	finish
+fi
+before=$(sha256sum <"$D")
+
+# What runs in it: its work is checked by itself.
+run_for 120 "$SARDINE" run --kernel "$K" --initrd "$I" --mem 256M --rng \
+	--disk "$D,snapshot" --append "console=ttyS0 quiet sardine.run=\
+rediswork 16 25 3; sqlitework 4 50 3; wget -q -O - http://127.0.0.1/; \
+rediswork 4 50 1 2 7 || echo no-server"
+said()
+{
+	tr -d '\r' <"$T/out" >"$T/said"
+	ok "$1" grep -aqE -- "$2" "$T/said" ||
+		{ tail -n 25 "$T/said" | show; show "$T/err"; }
+}
+ok "it powers off" is "$rc" 0
+said "services come up" '^.*SARDINE-GUEST: services [0-9.]+$'
+said "redis: every answer right" '^rediswork: mib=16 .* good$'
+said "sqlite: every row right" '^sqlitework: mib=4 .* good$'
+said "nginx answers" '<h1>Welcome to nginx!</h1>'
+said "no server is said to be none" '^no-server$'
+
+# The console: somebody logs in.
+mkfifo "$T/in"
+exec 4<>"$T/in"
+timeout -k 5 120 "$SARDINE" run --kernel "$K" --initrd "$I" \
+	--disk "$D,cow=$T/o.cow" --append "console=ttyS0 quiet sardine.services=none sardine.name=alice" \
+	<"$T/in" >"$T/out" 2>"$T/err" &
+pid=$!
+started+=("$pid")
+until_true 40 has "$T/out" 'alice login:'
+echo root >&4
+until_true 40 has "$T/out" 'root@alice:~#'
+# Split up, so that the echo of the line is not the answer.
+echo 'grep -c ^redis: /etc/passwd; echo kept >/root/k; echo wrote""-it; poweroff' >&4
+until_true 40 dead "$pid"
+wait "$pid"
+ok "a login on the serial console" is "$?" 0 || show "$T/err"
+said "and a shell" '^wrote-it$'
+exec 4>&-
+run_for 60 "$SARDINE" run --kernel "$K" --initrd "$I" --disk "$D,cow=$T/o.cow" \
+	--append "console=ttyS0 quiet sardine.services=none sardine.run=cat /root/k"
+said "the overlay keeps what was written" '^kept$'
+ok "the disk is what it was" is "$(sha256sum <"$D")" "$before"
+finish
