@@ -75,7 +75,7 @@ struct ccf {
 	uint64_t rip;
 	uint32_t ppn, ppn2;
 	uint32_t host;	  /* TC offset of its code */
-	uint32_t cold;	  /* and of what is hardly ever run (cold.c) */
+	uint32_t cold;	  /* and of what is hardly ever run (translate_cold.c) */
 	uint32_t checked; /* TC offset of the checked entry: host, or in cold */
 	uint16_t host_len; /* bytes */
 	uint16_t cold_len;
@@ -359,7 +359,7 @@ void reloc_learn(struct bt *bt, uint32_t id);
 uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		    bool fast);
 
-/* cold.c: set c->cold_len; write what belongs at c->cold, with no exit chained
+/* translate_cold.c: set c->cold_len; write what belongs at c->cold, with no exit chained
  * and no successor in the IBTC. */
 void cold_size(struct ccf *c);
 void cold_put(struct bt *bt, uint32_t id);

@@ -24,7 +24,7 @@
  *
  * Exits that are chained and the miss jump of the check are no part of the
  * comparison; a copy begins with all of them unchained. The cold part is made
- * anew (cold.c). The recovery table is
+ * anew (translate_cold.c). The recovery table is
  * relative to the unit and shared.
  *
  * Data: a table, TMPL_WAYS entries a set, of the newest unit for (PPN, offset,

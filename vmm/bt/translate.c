@@ -26,7 +26,7 @@
  * also why a sequence can be started again from its beginning.
  *
  * Layout of a CCF: [check that r11 is the unit's rip?] [poll?] body, exits; and
- * elsewhere, stubs (cold.c). The check is for jumps through the IBTC, which is
+ * elsewhere, stubs (translate_cold.c). The check is for jumps through the IBTC, which is
  * indexed by the low 16 bits of the target only; chained jumps enter after it.
  * A unit that was not reached by such a jump when it was made has its check
  * among the stubs.

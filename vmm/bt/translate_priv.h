@@ -121,7 +121,7 @@ void gen_stubs(struct tr *t);
 bool needs_poll(const struct tu *tu);
 void gen_check(struct tr *t);
 
-/* cold.c: compare r11 with rip; answers the rel32 for when it differs. r10 is
+/* translate_cold.c: compare r11 with rip; answers the rel32 for when it differs. r10 is
  * lost. */
 uint8_t *put_check(struct emit *e, uint64_t rip);
 #endif
