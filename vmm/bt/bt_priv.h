@@ -41,6 +41,21 @@
 #define MODE_TSC_OUT   8u  /* RDTSC, RDRAND call out (offset, TSD, layout) */
 #define MODE_CPL12     16u /* CPL 1 or 2: everything sensitive calls out */
 #define MODE_NOFSGS    32u /* CR4.FSGSBASE is clear */
+/* Of user code: the context that it runs in (ibtc.c), not in bt->mode. */
+#define MODE_CTX(c)    ((c) << 6)
+#define MODE_CTX_MASK  MODE_CTX(3u)
+#define NR_CTX	       4u
+/* Views of the vCPU: the kernel's, and one of each context. */
+#define NR_VIEWS       (1 + NR_CTX)
+#define VIEW_USER      1u
+#define CTX_HOMES      64
+
+static inline unsigned mode_view(unsigned mode)
+{
+	return mode & MODE_USER
+		       ? VIEW_USER + (mode & MODE_CTX_MASK) / MODE_CTX(1)
+		       : 0;
+}
 
 /* How the guest's registers are found at a host PC. */
 enum recov_kind {
@@ -74,8 +89,8 @@ struct ccf_exit {
 struct ccf {
 	uint64_t rip;
 	uint32_t ppn, ppn2;
-	uint32_t host;	  /* TC offset of its code */
-	uint32_t cold;	  /* and of what is hardly ever run (translate_cold.c) */
+	uint32_t host; /* TC offset of its code */
+	uint32_t cold; /* and of what is hardly ever run (translate_cold.c) */
 	uint32_t checked; /* TC offset of the checked entry: host, or in cold */
 	uint16_t host_len; /* bytes */
 	uint16_t cold_len;
@@ -128,6 +143,7 @@ struct tmpl {
 	X(S, ibtc_misses, "indirect branches that the table had no entry for") \
 	X(S, ibtc_fills, "indirect-branch table entries filled")               \
 	X(S, ibtc_flushes, "indirect-branch table flushes")                    \
+	X(S, ctx_switches, "changes to the table of another address space")    \
 	X(S, fast_exits, "exits handled without saving vector state")          \
 	X(S, entries, "entries into the translation cache")                    \
 	X(S, callouts, "callouts to the system semantics")                     \
@@ -187,6 +203,21 @@ struct itlb_entry {
 #define ITLB_SIZE  512
 #define UEXEC_MAX  4096
 #define UEXEC_HASH 8192
+/* Pages that a context's view was filled from (ibtc.c). */
+struct exec_set {
+	struct {
+		uint64_t vpage;
+		uint32_t ppn;
+	} page[UEXEC_MAX];
+	uint16_t hash[UEXEC_HASH]; /* index + 1; 0: free */
+	unsigned n;
+	uint64_t gen; /* changes with the set */
+	/* Address spaces (shadow_space_epoch) that were seen to have it. */
+	struct {
+		uint64_t epoch, gen;
+	} ok[8];
+	uint64_t used; /* when last */
+};
 
 struct bt {
 	struct vm *vm;
@@ -210,16 +241,24 @@ struct bt {
 	uint32_t *page_head; /* by PPN */
 	uint64_t max_ppn;
 
-	uint8_t *view[2]; /* T of CPL 0's and CPL 3's view */
-	void **ibtc[2];
+	uint8_t *view[NR_VIEWS]; /* T of CPL 0's view and of CPL 3's */
+	void **ibtc[NR_VIEWS];
 	int miss_fd;	      /* a few pages of misses */
 	bool cold;	      /* at rest: the IBTC is not filled */
 	uint32_t cold_misses; /* since TSC cold_since */
 	uint64_t cold_since;
-	uint32_t ibtc_log_n[2];
-	uint16_t *ibtc_log[2];
-	uint32_t *cross_log[2], n_cross[2]; /* exits chained across pages */
-	void *ibtc_miss;		    /* what empty entries hold */
+	uint32_t ibtc_log_n[NR_VIEWS];
+	uint16_t *ibtc_log[NR_VIEWS];
+	/* Exits chained across pages. */
+	uint32_t *cross_log[NR_VIEWS], n_cross[NR_VIEWS];
+	void *ibtc_miss;      /* what empty entries hold */
+	unsigned ctx;	      /* of the running address space */
+	struct exec_set *set; /* of each context */
+	struct {
+		uint64_t root; /* 0: none */
+		unsigned ctx;
+	} home[CTX_HOMES]; /* where an address space's code is */
+	uint64_t ctx_clock;
 
 	struct itlb_entry itlb[ITLB_SIZE];
 	uint64_t kern_epoch, epoch_next;
@@ -243,18 +282,6 @@ struct bt {
 		uint64_t rip, gva;
 	} pf;			      /* the last one delivered by pf.c */
 	enum cpu_status event_status; /* of BT_EXIT_EVENT */
-	/* Pages that the user view's IBTC was filled from. */
-	struct {
-		uint64_t vpage;
-		uint32_t ppn;
-	} uexec[UEXEC_MAX];
-	uint16_t uexec_hash[UEXEC_HASH]; /* index + 1; 0: free */
-	unsigned n_uexec;
-	uint64_t uexec_gen; /* changes with the set */
-	/* Address spaces (shadow_space_epoch) that were seen to have that set. */
-	struct {
-		uint64_t epoch, gen;
-	} uexec_ok[8];
 	bool kern_loose; /* view 0 has code that a CR3 write may change */
 	bool started;
 	uint32_t pend_from; /* exit to chain to the next unit, or 0 */
@@ -272,6 +299,12 @@ struct bt {
 	struct phases phases;
 	uint32_t recovered; /* CCF of the last bt_recover */
 };
+
+/* The mode that code running now is kept under. */
+static inline uint8_t bt_key(const struct bt *bt)
+{
+	return bt->mode & MODE_USER ? bt->mode | MODE_CTX(bt->ctx) : bt->mode;
+}
 
 /* tu.c: decode one unit. */
 struct tu_insn {
@@ -409,6 +442,11 @@ void ibtc_fill(struct bt *bt, uint32_t id);
 void ibtc_clear(struct bt *bt, uint32_t id);
 /* Forget the view's entries and its chains across pages. */
 void ibtc_flush(struct bt *bt, unsigned view);
+/* Those of all contexts. */
+void ibtc_flush_user(struct bt *bt);
+/* CR3, or what it leads to, has changed: go on in a context that is right for
+ * it. */
+void ibtc_choose(struct bt *bt);
 /* An exit out of its page is about to be chained. May flush the view. */
 void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
 

@@ -70,36 +70,14 @@ static void exec_clear_seen(struct bt *bt, unsigned half)
 	bt->n_exec_seen[half] = 0;
 }
 
-/* Does the running address space have the pages of code that the user view's
- * IBTC was filled from? After a fork, say, it has. */
-static bool user_code_same(struct bt *bt)
-{
-	uint64_t epoch = shadow_space_epoch(bt->sh);
-	unsigned k = epoch % ARRAY_SIZE(bt->uexec_ok);
-	struct walk w;
-
-	/* Between the two nothing was flushed, or the epoch would be another:
-	 * what held then may be used still. */
-	if (epoch && bt->uexec_ok[k].epoch == epoch &&
-	    bt->uexec_ok[k].gen == bt->uexec_gen)
-		return true;
-	for (unsigned i = 0; i < bt->n_uexec; i++)
-		if (mmu_walk(bt->v, bt->uexec[i].vpage << PAGE_SHIFT,
-			     WALK_PROBE, &w) ||
-		    !w.user || w.nx || !w.accessed ||
-		    gpa_to_ppn(w.gpa).n != bt->uexec[i].ppn)
-			return false;
-	bt->uexec_ok[k].epoch = epoch;
-	bt->uexec_ok[k].gen = bt->uexec_gen;
-	return true;
-}
-
 static void exec_forget_user(struct bt *bt)
 {
-	ibtc_flush(bt, 1);
-	/* The ITLB may still have pages of other spaces, good until an INVLPG
-	 * that must be seen: forget them together, and not too often. */
+	ibtc_flush(bt, VIEW_USER + bt->ctx);
+	/* The ITLB and other contexts may still have pages of other spaces, good
+	 * until an INVLPG that must be seen: forget them together, and not too
+	 * often. */
 	if (bt->n_exec_seen[0] > EXEC_SEEN_MAX || bt->exec_huge[0]) {
+		ibtc_flush_user(bt);
 		exec_clear_seen(bt, 0);
 		bt->user_gen++;
 	}
@@ -116,8 +94,7 @@ static void exec_forget_kernel(struct bt *bt)
 /* The user half's translations may have changed. */
 static void exec_check(struct bt *bt)
 {
-	if (!user_code_same(bt))
-		exec_forget_user(bt);
+	ibtc_choose(bt);
 	if (bt->kern_loose)
 		exec_forget_kernel(bt);
 }
@@ -161,6 +138,8 @@ static void bt_mode_changed(struct vcpu *v)
 	mem_flush(v);
 	shadow_mode(bt->sh);
 	exec_forget_user(bt);
+	ibtc_flush_user(bt);
+	ibtc_choose(bt);
 	exec_forget_kernel(bt);
 }
 
@@ -242,16 +221,14 @@ static int bt_probe(char *why, size_t len)
 	return 0;
 }
 
-static void *map_fixed(uint8_t *at, size_t len, int fd)
+static bool map_fixed(uint8_t *at, size_t len, int fd, off_t o)
 {
-	return mmap(at, len, PROT_READ | PROT_WRITE,
-		    MAP_FIXED |
-			    (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED),
-		    fd, 0);
+	return mmap(at, len, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, fd,
+		    o) != MAP_FAILED;
 }
 
 /* The reservation of one view (bt/layout.h). */
-static int view_init(struct bt *bt, int k, int vcpu_fd)
+static int view_init(struct bt *bt, unsigned k, int vcpu_fd, int table_fd)
 {
 	size_t len = BT_TABLE_SPAN + BT_IBTC_OFF;
 	uint8_t *p, *t;
@@ -262,15 +239,33 @@ static int view_init(struct bt *bt, int k, int vcpu_fd)
 		return -ENOMEM;
 	t = p + BT_IBTC_OFF;
 	if (ibtc_map(bt, k, t - BT_IBTC_OFF) ||
-	    map_fixed(t - VCPU_SIZE, VCPU_SIZE, vcpu_fd) == MAP_FAILED ||
-	    map_fixed(t, PAGE_SIZE, -1) == MAP_FAILED ||
-	    map_fixed(t + BT_TABLE_SPAN - PAGE_SIZE, PAGE_SIZE, -1) ==
-		    MAP_FAILED) {
+	    !map_fixed(t - VCPU_SIZE, VCPU_SIZE, vcpu_fd, 0) ||
+	    !map_fixed(t, PAGE_SIZE, table_fd, 0) ||
+	    !map_fixed(t + BT_TABLE_SPAN - PAGE_SIZE, PAGE_SIZE, table_fd,
+		       PAGE_SIZE)) {
 		munmap(p, len);
 		return -ENOMEM;
 	}
 	bt->view[k] = t;
 	return 0;
+}
+
+/* The views of all contexts have one delta table. */
+static int views_init(struct bt *bt, int vcpu_fd)
+{
+	int fd[2], err = 0;
+
+	for (int k = 0; k < 2; k++) {
+		fd[k] = memfd_create("sardine-delta", MFD_CLOEXEC);
+		if (fd[k] < 0 || ftruncate(fd[k], 2 * PAGE_SIZE))
+			err = -errno;
+	}
+	for (unsigned k = 0; k < NR_VIEWS && !err; k++)
+		err = view_init(bt, k, vcpu_fd, fd[k >= VIEW_USER]);
+	for (int k = 0; k < 2; k++)
+		if (fd[k] >= 0)
+			close(fd[k]);
+	return err;
 }
 
 static void bt_free(struct bt *bt)
@@ -283,7 +278,7 @@ static void bt_free(struct bt *bt)
 		shadow_destroy(bt->sh);
 	if (bt->ccf)
 		tc_fini(bt);
-	for (int k = 0; k < 2; k++)
+	for (unsigned k = 0; k < NR_VIEWS; k++)
 		if (bt->view[k])
 			munmap(bt->view[k] - BT_IBTC_OFF,
 			       BT_TABLE_SPAN + BT_IBTC_OFF);
@@ -323,8 +318,8 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,
 			 ZYDIS_STACK_WIDTH_64);
 	err = tc_init(bt, vm->cfg.tc_bytes ? vm->cfg.tc_bytes : VM_TC_DEFAULT);
-	for (int k = 0; k < 2 && !err; k++)
-		err = view_init(bt, k, vm->vcpu_memfd);
+	if (!err)
+		err = views_init(bt, vm->vcpu_memfd);
 	if (err)
 		goto fail;
 	vm->code_start = (uint64_t)bt->rx;
@@ -607,7 +602,7 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 			check_irq(bt);
 			continue;
 		}
-		id = tc_lookup(bt, v->rip, ppn, bt->mode);
+		id = tc_lookup(bt, v->rip, ppn, bt_key(bt));
 		if (!id)
 			id = translate_at(bt, v->rip, ppn);
 		if (!id) {

@@ -33,7 +33,7 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 	if ((!from || ccf_crosses(&bt->ccf[from], exit)) &&
 	    !exec_cached(bt, rip, &ppn))
 		return 0;
-	id = tc_lookup(bt, rip, ppn, bt->mode);
+	id = tc_lookup(bt, rip, ppn, bt_key(bt));
 	if (!id)
 		id = reloc_copy(bt, rip, ppn, from, true);
 	if (!id)

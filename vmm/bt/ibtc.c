@@ -17,8 +17,20 @@
  * An exit in the log may have been unchained or its CCF replaced by another
  * since; then what is undone is nothing, or a chain that can be made again.
  *
- * The user view also notes from which pages (uexec) it was filled: a CR3 write
- * walks for these, and keeps the view when the new space has the same.
+ * Contexts. User code has NR_CTX tables, each in a view of the vCPU of its own,
+ * so that going from one process to another changes rT and empties nothing. A
+ * context is a set of pages of code, (page number, PPN), with the table and the
+ * chains that were made from them; it serves any address space that has all of
+ * them, as those of a fork do. Each CR3 write, and each flush, proves that
+ * before user code runs: by walking for every page of the set, or by having done
+ * so since anything of that space was flushed (its epoch). If it does not hold
+ * the context is emptied. A flush of one page empties the context of the space
+ * that it was in: another context that this space may have used is walked for
+ * again, as the space gets another epoch. Translations belong to a context (it
+ * is in their key), so a chain across pages leads from a unit of one context to
+ * another of it, and what another context has proved is never relied on. A space
+ * stays with its context, as far as `home` remembers, for the translations'
+ * sake; spaces that share one without having the same code empty it in turn.
  *
  * Memory. The table is 512 KiB a view, and its entries are scattered over it. It
  * is a private mapping of a few pages full of misses, over and over, so that
@@ -35,6 +47,8 @@
 #include <unistd.h>
 
 #include "vmm/bt/bt_priv.h"
+#include "vmm/mmu/walk.h"
+#include "vmm/x86/regs.h"
 
 #define IBTC_LOG    65536
 #define CROSS_LOG   65536
@@ -43,6 +57,8 @@
 /* At rest: with fewer misses than this in a second or so, nothing is filled. */
 #define COLD_MISSES 16384
 #define COLD_CYCLES (1ull << 31)
+/* A set of at least so many pages that holds is no accident. */
+#define LIKELY_SAME 8
 #define LOG_BYTES   (IBTC_LOG * sizeof(uint16_t))
 #define CROSS_BYTES (CROSS_LOG * sizeof(uint32_t))
 
@@ -56,13 +72,14 @@ static void *reserve(size_t bytes)
 
 int ibtc_init(struct bt *bt)
 {
-	for (int v = 0; v < 2; v++) {
+	for (unsigned v = 0; v < NR_VIEWS; v++) {
 		bt->ibtc_log[v] = reserve(LOG_BYTES);
 		bt->cross_log[v] = reserve(CROSS_BYTES);
 		if (!bt->ibtc_log[v] || !bt->cross_log[v])
 			return -ENOMEM;
 	}
-	return 0;
+	bt->set = reserve(NR_CTX * sizeof(*bt->set));
+	return bt->set ? 0 : -ENOMEM;
 }
 
 int ibtc_map(struct bt *bt, unsigned v, void *at)
@@ -87,19 +104,21 @@ int ibtc_map(struct bt *bt, unsigned v, void *at)
 
 void ibtc_fini(struct bt *bt)
 {
-	for (int v = 0; v < 2; v++) {
+	for (unsigned v = 0; v < NR_VIEWS; v++) {
 		munmap(bt->ibtc_log[v], LOG_BYTES);
 		munmap(bt->cross_log[v], CROSS_BYTES);
 	}
+	munmap(bt->set, NR_CTX * sizeof(*bt->set));
 }
 
 void ibtc_trim(struct bt *bt)
 {
-	for (int v = 0; v < 2; v++) {
+	for (unsigned v = 0; v < NR_VIEWS; v++) {
 		madvise(bt->ibtc[v], BT_IBTC_BYTES, MADV_DONTNEED);
 		madvise(bt->ibtc_log[v], LOG_BYTES, MADV_DONTNEED);
 		madvise(bt->cross_log[v], CROSS_BYTES, MADV_DONTNEED);
 	}
+	madvise(bt->set, NR_CTX * sizeof(*bt->set), MADV_DONTNEED);
 	bt->cold = true;
 	bt->cold_misses = 0;
 	bt->cold_since = __builtin_ia32_rdtsc();
@@ -152,7 +171,7 @@ static void set_next(struct bt *bt, uint32_t id, uint32_t next)
 void ibtc_clear(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
-	unsigned v = c->mode & MODE_USER ? 1 : 0;
+	unsigned v = mode_view(c->mode);
 	unsigned slot = c->rip & (BT_IBTC_ENTRIES - 1);
 	uint32_t p;
 
@@ -184,58 +203,65 @@ static void clear_slot(struct bt *bt, unsigned v, unsigned slot)
 	set_head(bt, v, slot, 0);
 }
 
-static void uexec_reset(struct bt *bt)
+static void set_reset(struct exec_set *s)
 {
-	uint64_t *p = (uint64_t *)bt->uexec_hash;
+	uint64_t *p = (uint64_t *)s->hash;
 
 	/* By hand: libc's memset would use the guest's vector registers. */
-	for (unsigned i = 0; bt->n_uexec && i < sizeof(bt->uexec_hash) / 8; i++)
+	for (unsigned i = 0; s->n && i < sizeof(s->hash) / 8; i++)
 		p[i] = 0;
-	bt->n_uexec = 0;
-	bt->uexec_gen++;
+	s->n = 0;
+	s->gen++;
 }
 
 /* Where vpage is in the hash, or belongs. It is never more than half full. */
-static uint16_t *uexec_slot(struct bt *bt, uint64_t vpage)
+static uint16_t *set_slot(struct exec_set *s, uint64_t vpage)
 {
 	unsigned h = (vpage * 0x9e3779b97f4a7c15ull) >> 51;
 
-	while (bt->uexec_hash[h] &&
-	       bt->uexec[bt->uexec_hash[h] - 1].vpage != vpage)
+	while (s->hash[h] && s->page[s->hash[h] - 1].vpage != vpage)
 		h = (h + 1) % UEXEC_HASH;
-	return &bt->uexec_hash[h];
+	return &s->hash[h];
 }
 
-/* The user view is about to depend on this page. */
-static void uexec_add(struct bt *bt, uint64_t vpage, uint32_t ppn)
+/* User view v is about to depend on this page. */
+static void set_add(struct bt *bt, unsigned v, uint64_t vpage, uint32_t ppn)
 {
-	uint16_t *slot = uexec_slot(bt, vpage);
+	struct exec_set *s = &bt->set[v - VIEW_USER];
+	uint64_t epoch = shadow_space_epoch(bt->sh);
+	unsigned k = epoch % ARRAY_SIZE(s->ok);
+	uint16_t *slot = set_slot(s, vpage);
 
-	if (*slot && bt->uexec[*slot - 1].ppn == ppn)
+	if (*slot && s->page[*slot - 1].ppn == ppn)
 		return;
 	/* Full, or the same page was elsewhere before. */
-	if (*slot || bt->n_uexec == UEXEC_MAX) {
-		ibtc_flush(bt, 1);
-		slot = uexec_slot(bt, vpage);
+	if (*slot || s->n == UEXEC_MAX) {
+		ibtc_flush(bt, v);
+		slot = set_slot(s, vpage);
 	}
-	bt->uexec[bt->n_uexec].vpage = vpage;
-	bt->uexec[bt->n_uexec++].ppn = ppn;
-	*slot = bt->n_uexec;
-	bt->uexec_gen++;
+	s->page[s->n].vpage = vpage;
+	s->page[s->n++].ppn = ppn;
+	*slot = s->n;
+	s->gen++;
+	/* It has just been walked for (exec.c): what held still does. */
+	if (s->ok[k].epoch == epoch && s->ok[k].gen == s->gen - 1)
+		s->ok[k].gen = s->gen;
 }
 
 static void note_pages(struct bt *bt, const struct ccf *c)
 {
-	if (!(c->mode & MODE_USER))
+	unsigned v = mode_view(c->mode);
+
+	if (!v)
 		return;
-	uexec_add(bt, c->rip >> PAGE_SHIFT, c->ppn);
+	set_add(bt, v, c->rip >> PAGE_SHIFT, c->ppn);
 	if (c->flags & CCF_STRADDLE)
-		uexec_add(bt, (c->rip >> PAGE_SHIFT) + 1, c->ppn2);
+		set_add(bt, v, (c->rip >> PAGE_SHIFT) + 1, c->ppn2);
 }
 
 void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 {
-	unsigned v = bt->ccf[to].mode & MODE_USER ? 1 : 0;
+	unsigned v = mode_view(bt->ccf[to].mode);
 
 	note_pages(bt, &bt->ccf[to]);
 	if (bt->n_cross[v] == CROSS_LOG) {
@@ -248,7 +274,7 @@ void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 void ibtc_fill(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
-	unsigned v = c->mode & MODE_USER ? 1 : 0;
+	unsigned v = mode_view(c->mode);
 	unsigned i = c->rip & (BT_IBTC_ENTRIES - 1), n;
 	uint32_t head, k;
 
@@ -287,6 +313,71 @@ void ibtc_flush(struct bt *bt, unsigned v)
 				  EXIT_NO(bt->cross_log[v][k]));
 	bt->n_cross[v] = 0;
 	if (v)
-		uexec_reset(bt);
+		set_reset(&bt->set[v - VIEW_USER]);
 	bt->stats.ibtc_flushes++;
+}
+
+void ibtc_flush_user(struct bt *bt)
+{
+	for (unsigned v = VIEW_USER; v < NR_VIEWS; v++)
+		ibtc_flush(bt, v);
+}
+
+/* ---- contexts ---- */
+
+/* Does the running address space have all pages of the set? */
+static bool set_holds(struct bt *bt, struct exec_set *s)
+{
+	uint64_t epoch = shadow_space_epoch(bt->sh);
+	unsigned k = epoch % ARRAY_SIZE(s->ok);
+	struct walk w;
+
+	/* Between the two nothing was flushed, or the epoch would be another:
+	 * what held then may be used still. */
+	if (epoch && s->ok[k].epoch == epoch && s->ok[k].gen == s->gen)
+		return true;
+	for (unsigned i = 0; i < s->n; i++)
+		if (mmu_walk(bt->v, s->page[i].vpage << PAGE_SHIFT, WALK_PROBE,
+			     &w) ||
+		    !w.user || w.nx || !w.accessed ||
+		    gpa_to_ppn(w.gpa).n != s->page[i].ppn)
+			return false;
+	s->ok[k].epoch = epoch;
+	s->ok[k].gen = s->gen;
+	return true;
+}
+
+/* A new address space: has it (after a fork) the code of one that is known? Else
+ * it shall have the context that was not used for longest. */
+static unsigned new_home(struct bt *bt)
+{
+	unsigned oldest = 0;
+
+	if (bt->set[bt->ctx].n && set_holds(bt, &bt->set[bt->ctx]))
+		return bt->ctx;
+	for (unsigned k = 0; k < NR_CTX; k++) {
+		if (bt->set[k].n >= LIKELY_SAME && set_holds(bt, &bt->set[k]))
+			return k;
+		if (bt->set[k].used < bt->set[oldest].used)
+			oldest = k;
+	}
+	return oldest;
+}
+
+void ibtc_choose(struct bt *bt)
+{
+	uint64_t root = bt->v->cr3 & PAGE_MASK;
+	unsigned h = (root * 0x9e3779b97f4a7c15ull >> 32) % CTX_HOMES, k;
+
+	if (bt->home[h].root != (root | 1)) {
+		k = new_home(bt);
+		bt->home[h].root = root | 1;
+		bt->home[h].ctx = k;
+	}
+	k = bt->home[h].ctx;
+	if (!set_holds(bt, &bt->set[k]))
+		ibtc_flush(bt, VIEW_USER + k);
+	bt->set[k].used = ++bt->ctx_clock;
+	bt->stats.ctx_switches += k != bt->ctx;
+	bt->ctx = k;
 }

@@ -4,12 +4,13 @@
 /*
  * Where translated code finds things. Plain numbers: entry.S includes this.
  *
- * There are two views of a vCPU, one for CPL 0 and one for CPL 3. Each is a
+ * There are two kinds of view of a vCPU, one for CPL 0 and one for CPL 3, of which
+ * there are several with IBTCs of their own (ibtc.c). Each is a
  * reservation of the monitor's address space around an address T (page
  * aligned):
  *
  *	T - BT_IBTC_OFF	   64 Ki code pointers: the indirect-branch table (IBTC)
- *	T - VCPU_SIZE	   struct vcpu; the same pages in both views
+ *	T - VCPU_SIZE	   struct vcpu; the same pages in all views
  *	T		   delta table, entries 0..511   (lower half of 2^48)
  *	T + 256 MiB - 4 KiB	   the last 512 entries  (upper half)
  *

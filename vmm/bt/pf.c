@@ -35,7 +35,7 @@ static bool enter_handler(struct bt *bt)
 	bt_sync_mode(bt);
 	if (bt_interp_only(v) || !exec_cached(bt, v->rip, &ppn))
 		return false;
-	id = tc_lookup(bt, v->rip, ppn, bt->mode);
+	id = tc_lookup(bt, v->rip, ppn, bt_key(bt));
 	if (!id)
 		return false;
 	bt_sync_in(bt);

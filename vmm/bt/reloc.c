@@ -130,7 +130,7 @@ static bool moved(enum kind k, uint64_t v, const struct move *m, uint64_t *out)
 /* Never 0: there are only user units in the table. */
 static uint64_t tmpl_key(uint64_t rip, uint32_t ppn, uint8_t mode)
 {
-	return (uint64_t)mode << 56 | (uint64_t)ppn << 12 |
+	return (uint64_t)(mode & ~MODE_CTX_MASK) << 56 | (uint64_t)ppn << 12 |
 	       (rip & (PAGE_SIZE - 1));
 }
 
@@ -258,7 +258,7 @@ static bool is_same(const struct bt *bt, uint32_t id, uint64_t rip,
 	unsigned r = id / bt->region_ccf;
 
 	return id && id - r * bt->region_ccf < bt->region[r].n_ccf &&
-	       a->ppn == ppn && a->mode == mode &&
+	       a->ppn == ppn && !((a->mode ^ mode) & ~MODE_CTX_MASK) &&
 	       !((a->rip ^ rip) & (PAGE_SIZE - 1)) &&
 	       !(a->flags & (CCF_DEAD | CCF_STRADDLE | CCF_OWN));
 }
@@ -323,6 +323,7 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 
 	*c = *a;
 	c->rip = rip;
+	c->mode = bt_key(bt);
 	c->host = old.host;
 	c->cold = old.cold;
 	c->recov = old.recov;

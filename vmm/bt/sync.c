@@ -45,7 +45,7 @@ static void sync_syscall(struct bt *bt)
 	hot[HOT_FMASK] = v->fmask;
 	hot[HOT_LSTAR] = v->lstar;
 	hot[HOT_RT_KERN] = (uint64_t)bt->view[0] - BT_T_BIAS;
-	hot[HOT_RT_USER] = (uint64_t)bt->view[1] - BT_T_BIAS;
+	hot[HOT_RT_USER] = (uint64_t)bt->view[VIEW_USER + bt->ctx] - BT_T_BIAS;
 	hot[HOT_MODE_P] = (uint64_t)&bt->mode;
 	hot[HOT_J_SYSCALL] = (uint64_t)(v->efer & EFER_SCE ? bt_do_syscall
 							   : bt_exit_callout);
@@ -149,7 +149,7 @@ void bt_sync_in(struct bt *bt)
 		host_base(bt, v->kernel_gs_base, !(v->kernel_gs_base >> 63));
 	sync_syscall(bt);
 	sync_stubs(bt);
-	hot[HOT_RT] = (uint64_t)bt->view[user] - BT_T_BIAS;
+	hot[HOT_RT] = (uint64_t)bt->view[mode_view(bt_key(bt))] - BT_T_BIAS;
 	hot[HOT_TMP0] = (v->rflags & FL_HOST) | FL_IF | FL_R1;
 	hot[HOT_IF] = v->rflags & FL_IF;
 	/* RF lasts for one instruction, and matters to none here. */

@@ -230,7 +230,7 @@ void tc_flush(struct bt *bt)
 			ccf_forget_pages(bt, first + k);
 	}
 	ibtc_flush(bt, 0);
-	ibtc_flush(bt, 1);
+	ibtc_flush_user(bt);
 	ccf_hash_reset(bt);
 	bt->stats.exits = bt->stats.exits_chained = 0;
 	reset_all(bt);

@@ -199,7 +199,7 @@ static void audit_ibtc(struct recount *rc)
 	struct bt *bt = rc->bt;
 	uint64_t n = 0;
 
-	for (unsigned v = 0; v < 2; v++)
+	for (unsigned v = 0; v < NR_VIEWS; v++)
 		for (uint32_t i = 0; i < BT_IBTC_ENTRIES; i++) {
 			uint32_t id = head_of(bt, v, i);
 			void *want = id ? bt->rx + bt->ccf[id].checked

@@ -129,7 +129,7 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	c->rip = tu->rip;
 	c->ppn = tu->ppn;
 	c->ppn2 = tu->ppn2;
-	c->mode = bt->mode;
+	c->mode = bt_key(bt);
 	c->n_insn = tu->n;
 	c->guest_len = tu->next - tu->rip;
 	c->flags = tu->straddle ? CCF_STRADDLE : 0;
