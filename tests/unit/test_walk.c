@@ -393,6 +393,62 @@ static void logged_tables(void **state)
 	free(log);
 }
 
+/* With what the walk before learnt, the answer is that of a whole walk. */
+static void probes_with_a_hint(void **state)
+{
+	static const uint64_t may[] = {PTE_P, PTE_P, PTE_W,  PTE_U, PTE_A,
+				       PTE_D, PTE_G, PTE_NX, PTE_P, 1ull << 50};
+	struct fix *f = *state;
+	struct walk_hint h = {0};
+	unsigned hinted = 0;
+
+	paging4(f);
+	srandom(7);
+	for (unsigned n = 0; n < 4000; n++) {
+		gva_t va = (VA & ~0x3ffffful) | (random() & 0x3fffff);
+		struct walk a = {0}, b = {0};
+		uint32_t err;
+
+		if (n % 64 == 0) {
+			/* other rights above, other leaves; a large page */
+			uint64_t l[3] = {PTE_P, PTE_P, PTE_P};
+
+			for (unsigned k = 0; k < 3; k++)
+				l[k] |= (random() & (PTE_W | PTE_U)) |
+					(random() & 1 ? PTE_NX : 0);
+			path4(f, l[0], l[1], l[2], 0);
+			poke64(f, T2 + ((VA >> 21 & 511) ^ 1) * 8,
+			       random() & 1 ? 0x400000 | PTE_P | PTE_PS
+					    : T3 | PTE_P | PTE_W);
+			for (unsigned k = 0; k < 512; k++) {
+				uint64_t e = (uint64_t)(random() & 0xff) << 12;
+
+				for (unsigned i = 0; i < 10; i++)
+					if (random() & 1 &&
+					    (i < 9 || !(random() & 7)))
+						e |= may[i];
+				poke64(f, T3 + k * 8, e);
+			}
+			h = (struct walk_hint){0};
+		}
+		hinted += h.table && h.region == va >> 21;
+		err = mmu_walk(f->v, va, WALK_PROBE, &a);
+		assert_int_equal(mmu_probe(f->v, va, &h, &b), err);
+		if (err)
+			continue;
+		assert_int_equal(a.gpa, b.gpa);
+		assert_int_equal(a.page_shift, b.page_shift);
+		assert_int_equal(a.leaf_gpa, b.leaf_gpa);
+		assert_int_equal(a.writable, b.writable);
+		assert_int_equal(a.user, b.user);
+		assert_int_equal(a.nx, b.nx);
+		assert_int_equal(a.global, b.global);
+		assert_int_equal(a.dirty, b.dirty);
+		assert_int_equal(a.accessed, b.accessed);
+	}
+	assert_true(hinted > 1000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -409,6 +465,7 @@ int main(void)
 		TEST(tables_outside_ram),
 		TEST(another_root),
 		TEST(logged_tables),
+		TEST(probes_with_a_hint),
 	};
 	return cmocka_run_group_tests_name("walk", tests, NULL, NULL);
 }

@@ -175,9 +175,11 @@ static void on_protect_range(void *ctx, ppn_t ppn, uint64_t n)
 	shadow_protect_range(((struct bt *)ctx)->sh, ppn, n);
 }
 
-/* Data and code on one page: after this many writes beside the code, give the
- * page up as code until it is run again. */
+/* Data and code on one page: after this many writes, give the page up as code
+ * until it is run again; the first time sooner, for most pages are written once
+ * (a booting kernel patches nearly all of its pages) and never again. */
 #define SMC_PATIENCE 12
+#define SMC_FIRST    2
 
 static void on_code_written(void *ctx, ppn_t ppn, unsigned off, unsigned len)
 {
@@ -186,7 +188,8 @@ static void on_code_written(void *ctx, ppn_t ppn, unsigned off, unsigned len)
 	bt->stats.smc_writes++;
 	if (tc_drop_page(bt, ppn.n, off, len))
 		bt->stats.smc_pages++;
-	if (++bt->smc_count[ppn.n] % SMC_PATIENCE == 0)
+	if (++bt->smc_count[ppn.n] % SMC_PATIENCE == 0 ||
+	    bt->smc_count[ppn.n] == SMC_FIRST)
 		tc_drop_page(bt, ppn.n, 0, PAGE_SIZE);
 	if (!bt->page_head[ppn.n])
 		p2m_set_code(bt->p2m, ppn, false);

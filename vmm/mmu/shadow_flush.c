@@ -6,15 +6,15 @@
 #include "vmm/mmu/shadow_priv.h"
 
 /* What do the page tables say of a mapped page now? */
-enum node_state node_judge(struct shadow *s, const struct node *n)
+static enum node_state judge(struct shadow *s, const struct node *n,
+			     struct walk_hint *h)
 {
 	const struct window *w = &s->win[n->win];
 	gva_t gva = w->gbase + ((uint64_t)n->vpn << PAGE_SHIFT);
 	struct walk wk;
 
-	if (mmu_walk(s->v, gva, WALK_PROBE, &wk) ||
-	    gpa_to_ppn(wk.gpa).n != n->ppn || !wk.accessed ||
-	    (!wk.user && (n->flags & N_USER)) ||
+	if (mmu_probe(s->v, gva, h, &wk) || gpa_to_ppn(wk.gpa).n != n->ppn ||
+	    !wk.accessed || (!wk.user && (n->flags & N_USER)) ||
 	    (!w->super && w->sp && !wk.user) ||
 	    wk.global != !(n->flags & N_LOOSE) ||
 	    (large_flag(&wk) & ~n->flags)) /* INVLPG must drop all of it */
@@ -23,6 +23,13 @@ enum node_state node_judge(struct shadow *s, const struct node *n)
 		return NODE_MIXED;
 	return (n->flags & N_W) && !(wk.writable && wk.dirty) ? NODE_READ_ONLY
 							      : NODE_SAME;
+}
+
+enum node_state node_judge(struct shadow *s, const struct node *n)
+{
+	struct walk_hint h = {0};
+
+	return judge(s, n, &h);
 }
 
 static void node_revalidate(struct shadow *s, uint32_t i)
@@ -52,10 +59,11 @@ static void node_revalidate(struct shadow *s, uint32_t i)
 /* After an exec or an exit nothing of a user window is valid: one munmap. */
 static bool window_dead(struct shadow *s, int wi)
 {
+	struct walk_hint h = {0};
 	uint32_t i;
 
 	for (i = s->win[wi].head; i; i = s->node[i].wnext)
-		if (node_judge(s, &s->node[i]) != NODE_GONE)
+		if (judge(s, &s->node[i], &h) != NODE_GONE)
 			return false;
 	return true;
 }
@@ -89,6 +97,7 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 {
 	uint32_t i = s->win[wi].head, next;
 	struct doomed d = {0, 0};
+	struct walk_hint h = {0};
 
 	if (!loose_only && s->win[wi].n > 1 && window_dead(s, wi)) {
 		s->st.revalidated += s->win[wi].n;
@@ -106,7 +115,7 @@ static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 			node_revalidate(s, i);
 			continue;
 		}
-		switch (node_judge(s, &s->node[i])) {
+		switch (judge(s, &s->node[i], &h)) {
 		case NODE_GONE:
 			s->st.reval_gone++;
 			doomed_add(s, wi, &d, s->node[i].vpn);

@@ -272,6 +272,57 @@ uint32_t mmu_walk_root(struct vcpu *v, gpa_t root, gva_t gva, unsigned access,
 	return 0;
 }
 
+/* The upper levels are those of the leaf less the leaf entry's own rights: read
+ * them once more, without it. */
+static void learn(struct vcpu *v, gva_t gva, const struct walk *w,
+		  struct walk_hint *h)
+{
+	const struct mode *m = &modes[MODE_4LEVEL];
+	gpa_t table = v->cr3 & m->root_mask;
+
+	*h = (struct walk_hint){
+		.region = gva >> 21, .writable = true, .user = true};
+	for (unsigned level = 0; level < 3; level++) {
+		uint64_t e = read_entry(
+			v, table + (gva >> m->shift[level] & 511) * 8, 8);
+
+		h->writable &= !!(e & PTE_W);
+		h->user &= !!(e & PTE_U);
+		h->nx |= !!(e & PTE_NX);
+		table = e & PTE_ADDR;
+	}
+	if (table == (w->leaf_gpa & PAGE_MASK))
+		h->table = table;
+}
+
+uint32_t mmu_probe(struct vcpu *v, gva_t gva, struct walk_hint *h,
+		   struct walk *w)
+{
+	uint32_t err;
+	uint64_t e;
+	gpa_t at;
+
+	if (!h->table || h->region != gva >> 21) {
+		err = mmu_walk(v, gva, WALK_PROBE, w);
+		h->table = 0;
+		if (!err && (v->cr0 & CR0_PG) && w->page_shift == PAGE_SHIFT &&
+		    walk_mode(v) == MODE_4LEVEL)
+			learn(v, gva, w, h);
+		return err;
+	}
+	at = h->table + (gva >> PAGE_SHIFT & 511) * 8;
+	e = read_entry(v, at, 8);
+	if (!(e & PTE_P))
+		return fault(v, WALK_PROBE, 0);
+	if (e & reserved_bits(v, MODE_4LEVEL, 3, false))
+		return fault(v, WALK_PROBE, PF_P | PF_RSVD);
+	w->writable = h->writable && (e & PTE_W);
+	w->user = h->user && (e & PTE_U);
+	w->nx = h->nx || (e & PTE_NX);
+	fill_leaf(v, MODE_4LEVEL, gva, PAGE_SHIFT, e, at, w);
+	return 0;
+}
+
 uint32_t mmu_walk(struct vcpu *v, gva_t gva, unsigned access, struct walk *w)
 {
 	return mmu_walk_root(v, v->cr3, gva, access, w);
