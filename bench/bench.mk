@@ -11,6 +11,8 @@
 #   make bench-disk      disk I/O, against QEMU TCG with the same image
 #   make bench-net       the network, against QEMU TCG with the same libslirp
 #   make bench-boot-stats  translation statistics of a whole boot
+#   make bench-lockstep  a boot and the five programs, each unit compared with the
+#			 interpreter (ten minutes and more)
 #   make bench-tc        what a bound of the translation cache costs
 #   make bench-overcommit  redis in guests under a budget against without one
 #			 (-h of its script for sizes: OVERCOMMIT="-n 4 -b 512")
@@ -50,7 +52,9 @@ bench-boot-stats: all guest
 	BUILD=$(BUILD) bench/bench_boot_stats.sh
 bench-tc: all guest
 	BUILD=$(BUILD) bench/bench_tc.sh
-.PHONY: bench-boot-stats bench-tc
+bench-lockstep: all guest
+	BUILD=$(BUILD) bench/bench_lockstep.sh
+.PHONY: bench-boot-stats bench-tc bench-lockstep
 bench-overcommit: all guest guest-user
 	BUILD=$(BUILD) bench/bench_overcommit.sh $(OVERCOMMIT)
 .PHONY: bench-overcommit
