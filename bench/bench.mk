@@ -9,6 +9,7 @@
 #   make bench-programs  the five programs, against native and QEMU TCG
 #   make bench-share     what sharing costs a page, and how long its runs are
 #   make bench-disk      disk I/O, against QEMU TCG with the same image
+#   make bench-read      private memory of guests that read the same disk
 #   make bench-net       the network, against QEMU TCG with the same libslirp
 #   make bench-boot-stats  translation statistics of a whole boot
 #   make bench-lockstep  a boot and the five programs, each unit compared with the
@@ -45,6 +46,9 @@ bench-share: $(BUILD)/bench/share
 	$<
 bench-disk: all guest
 	BUILD=$(BUILD) bench/bench_disk.sh -n $(RUNS)
+bench-read: all guest
+	BUILD=$(BUILD) bench/bench_read.sh
+.PHONY: bench-read
 bench-net: all guest
 	BUILD=$(BUILD) bench/bench_net.sh -n $(RUNS)
 .PHONY: bench-net

@@ -111,6 +111,20 @@ uint32_t p2m_collect(struct p2m *p, uint64_t now_ns, uint32_t budget,
 	return taken;
 }
 
+bool p2m_collect_page(struct p2m *p, ppn_t ppn)
+{
+	if (!p2m_is_ram(p, ppn) || !(p->ent[ppn.n] & ENT_NOTED) ||
+	    ent_state(p->ent[ppn.n]) != P2M_PRIVATE || p2m_pinned(p, ppn) ||
+	    p2m_region_of(p, ppn)->large)
+		return false;
+	p2m_call_protect(p, ppn);
+	collect_ent(p, ppn);
+	p->gen++;
+	control_add(&p->ctl->protected_, 1);
+	control_add(&p->ctl->collected_seq, 1);
+	return true;
+}
+
 /* May this page be compared now? */
 static enum share_reason check(const struct p2m *p, ppn_t ppn)
 {

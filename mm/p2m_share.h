@@ -23,6 +23,11 @@
 uint32_t p2m_collect(struct p2m *p, uint64_t now_ns, uint32_t budget,
 		     bool *more);
 
+/* The same for one page, rested or not: a device has just filled it with what
+ * many VMs may read and few will change. True: it is in the collected map now;
+ * not when it is pinned, not noted, or part of a large region. */
+bool p2m_collect_page(struct p2m *p, ppn_t ppn);
+
 /*
  * Switch a page to a frame of the pool, or to zero. SHARE_ok, or why not (and
  * nothing has changed). The page's block stays until p2m_punch().

@@ -142,6 +142,14 @@ static void blk_event(void *ctx, uint32_t events)
 	virtio_blk_ready(ctx);
 }
 
+static void page_read(void *ctx, ppn_t ppn)
+{
+	struct vm *vm = ctx;
+
+	if (vm->page_read)
+		vm->page_read(vm->page_read_ctx, ppn);
+}
+
 static int add_disk(struct vm *vm, unsigned n, char *err, size_t errlen)
 {
 	struct pci_slot *s = next_slot(vm, "disk", n);
@@ -155,6 +163,7 @@ static int add_disk(struct vm *vm, unsigned n, char *err, size_t errlen)
 	if (r)
 		return r;
 	virtio_blk_stat_group(d, &s->more);
+	virtio_blk_on_read(d, page_read, vm);
 	r = plug(vm, s, d);
 	fd = virtio_blk_event_fd(d);
 	if (!r && fd >= 0)

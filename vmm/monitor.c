@@ -43,6 +43,7 @@
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
 #include "vmm/monitor_balloon.h"
+#include "vmm/monitor_read.h"
 #include "vmm/monitor_reclaim.h"
 #include "vmm/monitor_rest.h"
 #include "vmm/sigfd.h"
@@ -93,6 +94,7 @@ struct monitor {
 	struct monitor_reclaim reclaim;
 	struct monitor_balloon balloon;
 	struct monitor_rest rest;
+	struct monitor_read read;
 };
 
 static uint64_t now_ns(void)
@@ -491,6 +493,7 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 		r = create_vm(m, err, errlen);
 	if (r)
 		return r; /* the process ends now; nothing to tidy up */
+	monitor_read_init(&m->read, m->vm, cfg->socket_fd);
 	monitor_reclaim_init(&m->reclaim, m->vm, m->control, cfg->give_up);
 	monitor_rest_init(&m->rest, m->vm, m->control);
 	m->balloon =

@@ -140,6 +140,10 @@ struct vm {
 	_Atomic uint64_t exit_request;
 	_Atomic bool stopping; /* vm_stop was called */
 	_Atomic bool paused;   /* the guest does not run; work is done */
+	/* A disk has filled this page with what other VMs have, too. vCPU
+	 * thread, under dev_lock. NULL: nobody wants to know. */
+	void (*page_read)(void *ctx, ppn_t ppn);
+	void *page_read_ctx;
 	struct run_stats run_stats;
 	struct stat_group run_stat_group;
 	uint64_t boot_ns; /* CLOCK_MONOTONIC at creation */

@@ -15,6 +15,8 @@ static size_t body_bytes(uint32_t type, uint32_t n)
 		return n * sizeof(m->proposals[0]);
 	case SHARE_MSG_ANSWER:
 		return n * sizeof(m->answers[0]);
+	case SHARE_MSG_READ:
+		return n * sizeof(m->ppns[0]);
 	}
 	return 0;
 }
@@ -29,7 +31,7 @@ bool share_msg_ok(const struct share_msg *m, size_t len)
 {
 	if (len < offsetof(struct share_msg, proposals) || len > sizeof(*m))
 		return false;
-	if (m->type < SHARE_MSG_COLLECT || m->type > SHARE_MSG_NUDGE ||
+	if (m->type < SHARE_MSG_COLLECT || m->type > SHARE_MSG_READ ||
 	    m->n > SHARE_BATCH)
 		return false;
 	return len == share_msg_bytes(m);

@@ -14,6 +14,8 @@
  *     PROPOSE (ppn -> frame or zero) --------->   still protected? same 4096
  *                                                 bytes? then drop mappings,
  *              <-------------------------------  switch the p2m, punch: ANSWER
+ *              <-------------------------------  READ: collected, and need not
+ *                                                rest (read from a disk's base)
  *     (released map) <-------------------------   guest wrote: copied back
  *
  * Messages are flat structs of at most SHARE_MSG_MAX bytes; any reliable
@@ -52,6 +54,7 @@ enum share_msg_type {
 	SHARE_MSG_ANSWER,      /* monitor: n answers, same order, same seq */
 	SHARE_MSG_NUDGE,       /* manager: look at the quota in the control
 				  area; no part of sharing, and no answer */
+	SHARE_MSG_READ,	       /* monitor: n pages, collected; no answer */
 };
 #define SHARE_BATCH	 128
 #define SHARE_FRAME_ZERO 0xffffffffu
@@ -82,6 +85,7 @@ struct share_msg {
 		} collected;
 		struct share_proposal proposals[SHARE_BATCH];
 		struct share_answer answers[SHARE_BATCH];
+		uint64_t ppns[SHARE_BATCH];
 	};
 };
 #define SHARE_MSG_MAX sizeof(struct share_msg)
@@ -183,6 +187,8 @@ int share_on_msg(struct share_vm *vm, const struct share_msg *m, size_t len);
 	X(scanned_pages, "pages read and hashed, ever")                        \
 	X(collected_pages, "pages taken from collected maps, ever")            \
 	X(skipped_changed, "collected pages in use again before the hash")     \
+	X(read_pages,                                                          \
+	  "pages that need not rest: just read from a shared disk")            \
 	X(hints_made, "pages entered as a hint")                               \
 	X(hint_matches, "hints that met an equal page")                        \
 	X(hint_stale, "hints whose page had changed")                          \

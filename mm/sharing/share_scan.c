@@ -11,6 +11,14 @@
  * costs a copy and wins nothing. So collected pages rest in a young map, and
  * only those that nobody wrote for settle_ns go on to todo.
  *
+ * Read from a disk. What a VM has just read from an image that others have as
+ * well (a base under an overlay, a read-only disk) will hardly change, and the
+ * others have it or soon will. Its monitor collects such a page at once and says
+ * so (READ), and the page goes to todo without a rest. The key is the content's
+ * hash, as ever, rather than image and block: it costs 0.2 us a page, needs no
+ * second table to be kept true, and finds equal blocks of unequal images, too.
+ * A READ is a hint: one that gets lost is a page that rests like the others.
+ *
  * A step: take the news (collected and released maps, only when their counts
  * have moved), send the collects that are due, read todo pages in turn from the
  * VMs in chunks (neighbours in one pread; a hole reads as zeroes and stays a
@@ -381,6 +389,23 @@ static int on_answer(struct share_vm *v, const struct share_answer *a)
 	return 0;
 }
 
+/* What is not young is in use again, in todo already, or a lie. */
+static void on_read(struct share_vm *v, uint64_t ppn)
+{
+	uint64_t bit = 1ull << ppn % 64;
+
+	if (!share_vm_is_ram(v, ppn))
+		return;
+	for (unsigned i = 0; i < 2; i++) {
+		if (!(v->young[i][ppn / 64] & bit))
+			continue;
+		v->young[i][ppn / 64] &= ~bit;
+		v->young_pages[i]--;
+		v->h->st.read_pages++;
+		share_todo_add(v, ppn);
+	}
+}
+
 int share_on_msg(struct share_vm *v, const struct share_msg *m, size_t len)
 {
 	int r = 0;
@@ -389,6 +414,12 @@ int share_on_msg(struct share_vm *v, const struct share_msg *m, size_t len)
 		return -EPROTO;
 	if (m->type == SHARE_MSG_COLLECTED)
 		return on_collected_msg(v, m);
+	if (m->type == SHARE_MSG_READ) {
+		take_news(v);
+		for (uint32_t i = 0; i < m->n; i++)
+			on_read(v, m->ppns[i]);
+		return 0;
+	}
 	if (m->type != SHARE_MSG_ANSWER)
 		return -EPROTO;
 	for (uint32_t i = 0; i < m->n && !r; i++)

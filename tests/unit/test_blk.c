@@ -359,6 +359,55 @@ static void test_random(void **state)
 	vd_unplug(&v);
 }
 
+static unsigned told;
+static uint64_t told_last;
+
+static void on_read(void *ctx, ppn_t ppn)
+{
+	assert_ptr_equal(ctx, &told);
+	told++;
+	told_last = ppn.n;
+}
+
+static void start_told(struct disk_config c)
+{
+	start(c);
+	virtio_blk_on_read(v.d, on_read, &told);
+	run_driver(FLUSH);
+	told = 0;
+}
+
+/* Whole pages out of what others have, too, are told; nothing else is. */
+static void test_common(void **state)
+{
+	fill_image();
+	start_told((struct disk_config){.snapshot = true});
+	assert_int_equal(request(0, 0, 8192, true, NULL), 0);
+	assert_int_equal(told, 2);
+	assert_int_equal(told_last, (DATA >> 12) + 1);
+	assert_int_equal(request(0, 0, 2048, true, NULL), 0);
+	assert_int_equal(told, 2);
+	/* Of the overlay, wholly or in part: not common any more. */
+	assert_int_equal(request(1, 8, 512, false, NULL), 0);
+	assert_int_equal(request(0, 8, 4096, true, NULL), 0);
+	assert_int_equal(request(0, 0, 8192, true, NULL), 0);
+	assert_int_equal(told, 2);
+	assert_int_equal(request(0, 16, 4096, true, NULL), 0);
+	assert_int_equal(told, 3);
+	/* A request that fails fills nothing. */
+	assert_int_equal(request(0, SECTORS, 4096, true, NULL), 1);
+	assert_int_equal(told, 3);
+	vd_unplug(&v);
+	start_told((struct disk_config){.read_only = true});
+	assert_int_equal(request(0, 0, 4096, true, NULL), 0);
+	assert_int_equal(told, 1);
+	vd_unplug(&v);
+	start_told((struct disk_config){.path = NULL});
+	assert_int_equal(request(0, 0, 4096, true, NULL), 0);
+	assert_int_equal(told, 0);
+	vd_unplug(&v);
+}
+
 static void by_thread(void **state)
 {
 	mode = AIO_THREAD;
@@ -383,7 +432,8 @@ int main(void)
 		cmocka_unit_test(test_read_only),                              \
 		cmocka_unit_test(test_broken),                                 \
 		cmocka_unit_test(test_zero_page),                              \
-		cmocka_unit_test(test_reset), cmocka_unit_test(test_random)
+		cmocka_unit_test(test_common), cmocka_unit_test(test_reset),   \
+		cmocka_unit_test(test_random)
 	const struct CMUnitTest tests[] = {
 		ALL,
 		cmocka_unit_test(by_thread),

@@ -14,16 +14,16 @@
 #include "vmm/cli/nets.h"
 #include "vmm/dev/virtio_net.h"
 
-#define F_CSUM	    (1ull << 0)
+#define F_CSUM	     (1ull << 0)
 #define F_GUEST_CSUM (1ull << 1)
-#define F_MTU	    (1ull << 3)
-#define F_MRG	    (1ull << 15)
-#define F_STATUS    (1ull << 16)
-#define RX	    0
-#define TX	    1
-#define HDR	    12u
-#define MTU	    9000u
-#define BUF(i)	    (0x200000ull + 0x4000 * (i))
+#define F_MTU	     (1ull << 3)
+#define F_MRG	     (1ull << 15)
+#define F_STATUS     (1ull << 16)
+#define RX	     0
+#define TX	     1
+#define HDR	     12u
+#define MTU	     9000u
+#define BUF(i)	     (0x200000ull + 0x4000 * (i))
 
 static struct vdrv v;
 static int sock[2] = {-1, -1};
@@ -48,14 +48,14 @@ static void up(uint64_t features)
 
 static int setup(void **state)
 {
-	struct virtio_net_config c = {"net0", {2, 1, 2, 3, 4, 5}, MTU, -1,
-				      false, true, want, NULL};
+	struct virtio_net_config c = {
+		"net0", {2, 1, 2, 3, 4, 5}, MTU, -1, false, true, want, NULL};
 	struct virtio_host h;
 	int small = 4096;
 
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0,
-				    sock),
-			 0);
+	assert_int_equal(
+		socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, sock),
+		0);
 	setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 	c.fd = sock[0];
 	vd_machine(&v, &h);
@@ -405,16 +405,28 @@ static int parse(const char *text, struct net_spec *s)
 
 static void test_parse(void **state)
 {
-	static const char *const bad[] = {
-		"", ",", "tap=", "tap=averyverylongname", "slirp",
-		"user,mtu=100", "user,mtu=65521", "user,mtu=9k",
-		"user,mac=1:2:3", "user,mac=01:02:03:04:05:06",
-		"user,mac=02:02:03:04:05:06:07", "user,hostfwd=tcp::1-:",
-		"user,hostfwd=tcp::0-:22", "user,hostfwd=tcp::65536-:22",
-		"user,hostfwd=icmp::1-:2", "user,hostfwd=tcp:1.2.3:1-:2",
-		"user,hostfwd=tcp::1-:2x", "user,hostfwd=tcp::1+{n}x-:2",
-		"user,hostfwd=tcp::65530+{n}-:2", "tap=t0,hostfwd=tcp::1-:2",
-		"user,hostfwd=tcp:", "user,hostfwd=tcp:1-2"};
+	static const char *const bad[] = {"",
+					  ",",
+					  "tap=",
+					  "tap=averyverylongname",
+					  "slirp",
+					  "user,mtu=100",
+					  "user,mtu=65521",
+					  "user,mtu=9k",
+					  "user,mac=1:2:3",
+					  "user,mac=01:02:03:04:05:06",
+					  "user,mac=02:02:03:04:05:06:07",
+					  "user,hostfwd=tcp::1-:",
+					  "user,hostfwd=tcp::0-:22",
+					  "user,hostfwd=tcp::65536-:22",
+					  "user,hostfwd=icmp::1-:2",
+					  "user,hostfwd=tcp:1.2.3:1-:2",
+					  "user,hostfwd=tcp::1-:2x",
+					  "user,hostfwd=tcp::1+{n}x-:2",
+					  "user,hostfwd=tcp::65530+{n}-:2",
+					  "tap=t0,hostfwd=tcp::1-:2",
+					  "user,hostfwd=tcp:",
+					  "user,hostfwd=tcp:1-2"};
 	struct net_spec s, t;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)

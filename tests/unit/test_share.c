@@ -442,6 +442,59 @@ static void test_quiet_costs_nothing(void **s)
 	}
 }
 
+static int say_read(unsigned v, uint64_t ppn)
+{
+	struct share_msg m = {.type = SHARE_MSG_READ, .n = 1, .ppns = {ppn}};
+
+	return share_on_msg(vm[v].sv, &m, share_msg_bytes(&m));
+}
+
+static void step_now(void)
+{
+	share_scan_step(host, SHARE_STEP_PAGES, now);
+	for (unsigned i = 0; i < VMS; i++)
+		serve(&vm[i]);
+}
+
+/* Read from a disk: shared without a rest, and by no other road. */
+static void test_read_from_disk(void **s)
+{
+	settle();
+	put(0, 5, 0x11);
+	put(1, 9, 0x11);
+	assert_true(p2m_collect_page(vm[0].p, (ppn_t){5}));
+	assert_false(p2m_collect_page(vm[0].p, (ppn_t){5})); /* not noted */
+	assert_int_equal(say_read(0, 5), 0);
+	step_now();
+	/* Alone so far. The other one is not collected: a lie is no harm. */
+	assert_int_equal(say_read(1, 9), 0);
+	step_now();
+	assert_int_equal(state(1, 9), P2M_PRIVATE);
+	assert_true(p2m_collect_page(vm[1].p, (ppn_t){9}));
+	assert_int_equal(say_read(1, 9), 0);
+	step_now();
+	assert_int_equal(state(0, 5), P2M_SHARED);
+	assert_int_equal(state(1, 9), P2M_SHARED);
+	assert_int_equal(stats().read_pages, 2);
+	/* Written before the manager came to it: it is left alone. */
+	put(2, 7, 0x11);
+	assert_true(p2m_collect_page(vm[2].p, (ppn_t){7}));
+	assert_int_equal(say_read(2, 7), 0);
+	put(2, 7, 0x33);
+	step_now();
+	assert_int_equal(state(2, 7), P2M_PRIVATE);
+	assert_int_equal(byte_of(2, 7), 0x33);
+	/* Not the page that a device is at work on; nothing that is not RAM. */
+	assert_non_null(p2m_pin(vm[2].p, (ppn_t){8}, true));
+	assert_false(p2m_collect_page(vm[2].p, (ppn_t){8}));
+	p2m_unpin(vm[2].p, (ppn_t){8});
+	assert_false(p2m_collect_page(vm[2].p, (ppn_t){1ull << 40}));
+	assert_int_equal(say_read(2, ~0ull), 0);
+	assert_int_equal(say_read(2, PAGES), 0);
+	settle();
+	assert_int_equal(stats().read_pages, 3);
+}
+
 static void test_protocol(void **s)
 {
 	struct share_msg m = {.type = SHARE_MSG_COLLECTED}, out;
@@ -496,6 +549,7 @@ int main(void)
 		T(test_broken_socket),
 		T(test_disabled),
 		T(test_quiet_costs_nothing),
+		T(test_read_from_disk),
 		T(test_protocol),
 	};
 

@@ -313,8 +313,7 @@ static int limit(void)
 {
 	struct rlimit files = {MAX_FDS, MAX_FDS}, data = {MAX_DATA, MAX_DATA};
 
-	return setrlimit(RLIMIT_NOFILE, &files) ||
-			       setrlimit(RLIMIT_DATA, &data)
+	return setrlimit(RLIMIT_NOFILE, &files) || setrlimit(RLIMIT_DATA, &data)
 		       ? -errno
 		       : 0;
 }

@@ -22,7 +22,8 @@
 #define NET_HELP                                                               \
 	"a network card: user[,hostfwd=tcp:[ADDR]:PORT-[ADDR]:PORT]..."        \
 	"[,restrict] (no rights needed; the guest is 10.0.2.15 and sees the "  \
-	"host as 10.0.2.2; a host address is 127.0.0.1 unless given; PORT+{n} " \
+	"host as 10.0.2.2; a host address is 127.0.0.1 unless given; "         \
+	"PORT+{n} "                                                            \
 	"adds the number that the VM's name ends in; restrict: only what "     \
 	"hostfwd lets in) or tap=NAME; [,mac=..][,mtu=N]"
 

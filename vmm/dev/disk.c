@@ -398,6 +398,15 @@ bool disk_read_only(const struct disk *d)
 	return d->read_only;
 }
 
+bool disk_is_common(const struct disk *d, uint64_t sector, uint64_t n)
+{
+	bool in = false;
+
+	if (!d->ov)
+		return d->read_only;
+	return overlay_run(d->ov, sector, n, &in) >= n && !in;
+}
+
 bool disk_can_zero(const struct disk *d)
 {
 	return d->can_zero;

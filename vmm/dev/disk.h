@@ -49,6 +49,9 @@ bool disk_read_only(const struct disk *d);
 /* Can it punch holes? Else DISK_ZERO must not be asked for. */
 bool disk_can_zero(const struct disk *d);
 const char *disk_serial(const struct disk *d);
+/* Are these sectors what others read from the same image, too: of a base, or of a
+ * disk that is only read? */
+bool disk_is_common(const struct disk *d, uint64_t sector, uint64_t n);
 int disk_event_fd(const struct disk *d); /* see aio_event_fd */
 void disk_clear_event(struct disk *d);	 /* any thread */
 

@@ -112,6 +112,11 @@ int dma_map(struct dma *d, struct p2m *p, bool to_guest,
 
 void dma_unmap(struct dma *d)
 {
+	dma_unmap_tell(d, NULL, NULL);
+}
+
+void dma_unmap_tell(struct dma *d, void (*fn)(void *ctx, ppn_t ppn), void *ctx)
+{
 	for (unsigned i = 0; i < d->n_pages; i++) {
 		struct dma_page *pg = &d->pages[i];
 		ppn_t ppn = {pg->ppn};
@@ -122,6 +127,8 @@ void dma_unmap(struct dma *d)
 		p2m_unpin(d->p2m, ppn);
 		if (d->to_guest && p2m_is_code(d->p2m, ppn))
 			(void)p2m_write(d->p2m, ppn, pg->off, pg->len);
+		if (fn && d->to_guest && pg->len == PAGE_SIZE)
+			fn(ctx, ppn);
 	}
 	free(d->mem);
 	*d = (struct dma){.p2m = NULL};

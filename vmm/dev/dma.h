@@ -34,4 +34,6 @@ int dma_map(struct dma *d, struct p2m *p, bool to_guest,
 	    uint64_t len);
 /* The I/O is over (also when it failed). */
 void dma_unmap(struct dma *d);
+/* The same; each page that the device has filled wholly is told to fn. */
+void dma_unmap_tell(struct dma *d, void (*fn)(void *ctx, ppn_t ppn), void *ctx);
 #endif

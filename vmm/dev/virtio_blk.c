@@ -102,6 +102,8 @@ struct virtio_blk {
 	struct blk_stats st;
 	struct virtq_chain chain; /* the one being looked at */
 	uint64_t turn;
+	void (*on_read)(void *ctx, ppn_t ppn);
+	void *on_read_ctx;
 	char stat_name[24];
 };
 
@@ -135,6 +137,17 @@ static void answer(struct blk_req *r, uint8_t status)
 	free(r);
 }
 
+/* Overlay or base: what it is now; a write meanwhile makes it less common, and
+ * the page is compared in any case. */
+static void end_dma(struct blk_req *r, const struct disk_req *rq)
+{
+	struct virtio_blk *b = r->b;
+	bool common = b->on_read && rq->kind == DISK_READ && !r->failed &&
+		      disk_is_common(b->disk, rq->sector, rq->n);
+
+	dma_unmap_tell(&r->dma, common ? b->on_read : NULL, b->on_read_ctx);
+}
+
 static void req_done(struct disk_req *rq, int err)
 {
 	struct blk_req *r = rq->ctx;
@@ -143,7 +156,7 @@ static void req_done(struct disk_req *rq, int err)
 	if (--r->parts)
 		return;
 	if (r->dma.mem)
-		dma_unmap(&r->dma);
+		end_dma(r, rq);
 	if (r->then_flush && !r->failed) {
 		r->then_flush = false;
 		r->parts = 1;
@@ -393,6 +406,15 @@ void virtio_blk_ready(struct virtio_dev *d)
 {
 	disk_clear_event(container_of(d, struct virtio_blk, dev)->disk);
 	virtio_schedule(d);
+}
+
+void virtio_blk_on_read(struct virtio_dev *d, void (*fn)(void *ctx, ppn_t ppn),
+			void *ctx)
+{
+	struct virtio_blk *b = container_of(d, struct virtio_blk, dev);
+
+	b->on_read = fn;
+	b->on_read_ctx = ctx;
 }
 
 void virtio_blk_stat_group(struct virtio_dev *d, struct stat_group *g)

@@ -13,6 +13,10 @@ int virtio_blk_create(const struct virtio_host *host, const char *name,
 /* When this becomes readable, call virtio_blk_ready; -1: no need. */
 int virtio_blk_event_fd(const struct virtio_dev *d);
 void virtio_blk_ready(struct virtio_dev *d); /* any thread */
+/* fn: this page was filled from what is common to all VMs with this image
+ * (disk_is_common). Owner thread, device lock held. */
+void virtio_blk_on_read(struct virtio_dev *d, void (*fn)(void *ctx, ppn_t ppn),
+			void *ctx);
 /* What it did, besides the group of every device. */
 void virtio_blk_stat_group(struct virtio_dev *d, struct stat_group *g);
 #endif

@@ -39,27 +39,27 @@
 
 #include "mm/base/log.h"
 
-#define QUEUE_SIZE	256
-#define RX		0
-#define TX		1
-#define TURN_FRAMES	128 /* in, then others have their turn */
-#define RX_MAX_BUFS	64  /* of one frame */
-#define ETH_HEADER	14u
-#define ETH_VLAN	4u
-#define ETH_MTU		1500u
+#define QUEUE_SIZE     256
+#define RX	       0
+#define TX	       1
+#define TURN_FRAMES    128 /* in, then others have their turn */
+#define RX_MAX_BUFS    64  /* of one frame */
+#define ETH_HEADER     14u
+#define ETH_VLAN       4u
+#define ETH_MTU	       1500u
 
-#define F_CSUM		(1ull << 0)
-#define F_GUEST_CSUM	(1ull << 1)
-#define F_MTU		(1ull << 3)
-#define F_MAC		(1ull << 5)
-#define F_MRG_RXBUF	(1ull << 15)
-#define F_STATUS	(1ull << 16)
+#define F_CSUM	       (1ull << 0)
+#define F_GUEST_CSUM   (1ull << 1)
+#define F_MTU	       (1ull << 3)
+#define F_MAC	       (1ull << 5)
+#define F_MRG_RXBUF    (1ull << 15)
+#define F_STATUS       (1ull << 16)
 
-#define S_LINK_UP	1
+#define S_LINK_UP      1
 
-#define HDR_NEEDS_CSUM	1
-#define HDR_DATA_VALID	2
-#define HDR_GSO_NONE	0
+#define HDR_NEEDS_CSUM 1
+#define HDR_DATA_VALID 2
+#define HDR_GSO_NONE   0
 
 struct net_header {
 	uint8_t flags, gso_type;
@@ -313,8 +313,7 @@ static bool make_csum(struct virtio_net *n, const struct net_header *h)
 
 	if (h->csum_start >= n->tx_len || at + 2 > n->tx_len)
 		return false;
-	sum = (uint16_t)~fold(n->tx + h->csum_start,
-			      n->tx_len - h->csum_start);
+	sum = (uint16_t)~fold(n->tx + h->csum_start, n->tx_len - h->csum_start);
 	sum = sum ? sum : 0xffff;
 	memcpy(n->tx + at, &sum, 2);
 	n->st.csums++;
@@ -348,10 +347,10 @@ static bool send_frame(struct virtio_net *n)
 	ssize_t r;
 
 	do
-		r = !n->up	? 0
-		    : n->c.tap	? write(n->c.fd, n->tx, n->tx_len)
-				: send(n->c.fd, n->tx, n->tx_len,
-				       MSG_DONTWAIT | MSG_NOSIGNAL);
+		r = !n->up     ? 0
+		    : n->c.tap ? write(n->c.fd, n->tx, n->tx_len)
+			       : send(n->c.fd, n->tx, n->tx_len,
+				      MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (r < 0 && errno == EINTR);
 	if (r < 0 && (errno == EAGAIN || errno == ENOBUFS)) {
 		n->st.tx_waits++;
