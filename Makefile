@@ -95,7 +95,7 @@ run-disk: deps
 	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 256M --rng \
 		--kernel $(BUILD)/guest/vmlinuz \
 		--initrd $(BUILD)/guest/initrd-disk.img \
-		--disk $(BUILD)/guest-disk/disk.img,snapshot \
+		--disk $(BUILD)/guest-disk/disk.img,snapshot --net user \
 		--append "console=ttyS0 quiet" \
 		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
 

@@ -30,8 +30,8 @@ head -c 67108864 /dev/zero >"$work/www/big"
 echo small >"$work/www/small"
 "$BB" httpd -f -p "127.0.0.1:$port" -h "$work/www" &
 servers=$!
-"$BB" nc -lk -p $((port + 1)) -s 127.0.0.1 -e "$BB" dd of=/dev/null bs=64k \
-	2>/dev/null &
+# Takes what anyone sends, and drops it: busybox's nc knows no address to bind.
+"$BB" nc -ll -p $((port + 1)) -e "$BB" dd of=/dev/null bs=64k 2>/dev/null &
 servers="$servers $!"
 # shellcheck disable=SC2086,SC2154 # two numbers; work is lib.sh's
 trap 'kill $servers; rm -rf "$work"' EXIT

@@ -269,9 +269,20 @@ static int add_net(scmp_filter_ctx ctx)
 			ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2,
 			SCMP_A0(SCMP_CMP_EQ, AF_INET),
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, types[i]));
+	/* A guest's ping, where the kernel allows no ping sockets. */
+	if (!r)
+		r = seccomp_rule_add(
+			ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 2,
+			SCMP_A0(SCMP_CMP_EQ, AF_INET),
+			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, SOCK_RAW));
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				     SCMP_A1(SCMP_CMP_EQ, FIONREAD));
+	/* glib asks it before it prints a warning. */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOTTY),
+				     SCMP_SYS(ioctl), 1,
+				     SCMP_A1(SCMP_CMP_EQ, TCGETS));
 	return r;
 }
 

@@ -50,5 +50,30 @@ exec 4>&-
 run_for 60 "$SARDINE" run --kernel "$K" --initrd "$I" --disk "$D,cow=$T/o.cow" \
 	--append "console=ttyS0 quiet sardine.services=none sardine.run=cat /root/k"
 said "the overlay keeps what was written" '^kept$'
+# Its services, from the host.
+port=$((20000 + RANDOM % 20000))
+timeout -k 5 200 "$SARDINE" run --kernel "$K" --initrd "$I" --mem 256M --rng \
+	--disk "$D,snapshot" --append "console=ttyS0 quiet" \
+	--net "user,hostfwd=tcp::$port-:22,hostfwd=tcp::$((port + 1))-:80,\
+hostfwd=tcp::$((port + 2))-:6379" >"$T/out" 2>"$T/err" </dev/null &
+pid=$!
+started+=("$pid")
+until_true 100 has "$T/out" 'GUEST: services'
+ok "nginx answers the host" grep -q 'Welcome to nginx' \
+	<(curl -s --max-time 30 "http://127.0.0.1:$((port + 1))/")
+ok "redis answers the host" is "$(exec 3<>"/dev/tcp/127.0.0.1/$((port + 2))" &&
+	printf 'PING\r\n' >&3 && head -c 5 <&3)" +PONG
+in_guest() { timeout 60 ssh -i "$BUILD/guest-disk/disk-key" -p "$port" -o \
+	StrictHostKeyChecking=no -o UserKnownHostsFile="$T/known" -o BatchMode=yes \
+	-o LogLevel=ERROR root@127.0.0.1 "$1"; }
+if command -v ssh >/dev/null; then
+	ok "sshd lets us in with the image's key" is \
+		"$(in_guest 'redis-cli set k v >/dev/null; redis-cli get k')" v
+	in_guest poweroff
+	ok "and it powers off" until_true 30 dead "$pid"
+else
+	skip "sshd" "no ssh here"
+	kill "$pid"
+fi
 ok "the disk is what it was" is "$(sha256sum <"$D")" "$before"
 finish

@@ -53,7 +53,8 @@ fetch() { curl -s --max-time 60 "http://127.0.0.1:$1/file" | sha256sum |
 
 # ---- both ways, then without a helper ----
 
-script "dhcp; wget -q -O /tmp/file http://10.0.2.2:$port/file
+script "dhcp; ping -c 1 -w 2 192.0.2.1; ping -c 1 -w 5 10.0.2.2
+wget -q -O /tmp/file http://10.0.2.2:$port/file
 echo got \$(sum_of </tmp/file)
 wget -q -O - http://10.0.2.2:$port/file | sum_of
 busybox httpd -p 80 -h /tmp; echo serving; cat /sys/class/net/eth0/address
@@ -76,6 +77,7 @@ kill -9 "$helper"
 ended
 ok "a killed helper: the guest goes on" is "$rc" 0 || show "$T/err"
 said "DHCP" '^address 10.0.2.15 dns 10.0.2.3'
+said "a ping to the host" '^1 packets transmitted, 1 packets received'
 said "the guest fetches from the host's loopback" "^got $sum"
 said "a killed helper: the cable is pulled" '^carrier 0'
 said "a killed helper: nothing is reached" '^unreachable'

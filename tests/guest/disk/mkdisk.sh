@@ -9,7 +9,8 @@
 # measure, not systemd's. mke2fs fills the image: nothing is mounted.
 #
 # Nobody can log in over the network without disk-key, which is made here and
-# never leaves this build; on the serial console root needs no password.
+# never leaves this build (Debian's sshd takes no empty password, and root by key
+# only); on the serial console root needs no password.
 set -eu
 umask 022
 out=$1 debs=$2 guest=$3
