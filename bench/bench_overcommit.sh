@@ -47,7 +47,8 @@ USER_ROOT=${USER_ROOT:-$BUILD/guest-user/root}
 data=$((mem * fill / 100))
 part=$(((mem * active / 100 - 40) * 100 / data))
 [ "$part" -gt 0 ] || die "-a $active: less than what the guest itself needs"
-dirty=$((mem * 85 / 100))
+# What is more has the guest kernel kill the program.
+dirty=$((mem * 70 / 100))
 plain=$vms
 [ -z "$hostile" ] || plain=$((vms - 3))
 [ "$plain" -gt 0 ] || die "-x needs four guests"
