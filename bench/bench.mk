@@ -18,6 +18,7 @@
 #   make bench-overcommit  redis in guests under a budget against without one
 #			 (-h of its script for sizes: OVERCOMMIT="-n 4 -b 512")
 #   make bench-density   host memory of one more VM, saved against the oracle
+#   make bench-many      200 idle guests: memory and CPU of each, with a plot
 
 RUNS ?= 5
 QRUNS ?= 1
@@ -62,6 +63,10 @@ bench-lockstep: all guest
 bench-overcommit: all guest guest-user
 	BUILD=$(BUILD) bench/bench_overcommit.sh $(OVERCOMMIT)
 .PHONY: bench-overcommit
+# The plot in the README, too.
+bench-many: all guest
+	BUILD=$(BUILD) bench/bench_many.sh -o bench/plots/many.svg
+.PHONY: bench-many
 bench-density: all guest
 	BUILD=$(BUILD) bench/bench_density.sh
 .PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density bench-disk

@@ -3,10 +3,10 @@
 # What does one more VM cost the host, and how much of what is equal is shared?
 #
 #   bench_density.sh [-n FEW] [-N MANY] [-m MIB] [-e ENGINE] [-c] [-k]
-#                    [-o OPTION] [-j FILE]
+#                    [-o OPTION] [-w SECONDS] [-j FILE]
 #
 # Packs FEW (4) and then MANY (8) stock guests of MIB (128). When all of them
-# have said that they are idle, and 10 s later:
+# have said that they are idle, and SECONDS (10) later:
 #
 #   marginal   host memory of one more VM: by how much more MemAvailable fell
 #              with MANY than with FEW, per VM; monitor, translation cache and
@@ -25,8 +25,8 @@
 # otherwise.
 . "$(dirname "$0")/lib.sh"
 few=4 many=8 mem=128 engine=auto append="console=ttyS0" json='' limit=${LIMIT:-180}
-cgroup='' more=()
-while getopts n:N:m:e:cko:j: o; do
+cgroup='' more=() wait=10
+while getopts n:N:m:e:cko:w:j: o; do
 	case $o in
 	n) few=$OPTARG ;;
 	N) many=$OPTARG ;;
@@ -35,6 +35,7 @@ while getopts n:N:m:e:cko:j: o; do
 	c) cgroup=1 ;;
 	k) append="$append nokaslr" ;;
 	o) more+=("$OPTARG") ;;
+	w) wait=$OPTARG ;;
 	j) json=$OPTARG ;;
 	*) exit 2 ;;
 	esac
@@ -128,7 +129,7 @@ pack()
 		fi
 		sleep 0.2
 	done
-	sleep 10
+	sleep "$wait"
 	"$SARDINE" top --json --socket "$work/sock" >"$work/sample"
 	if [ -n "$cgroup" ]; then
 		used=$(cat "$cgroup/$usage")
@@ -172,7 +173,7 @@ echo "marginal host memory of one more VM: $(mib "$marginal") MiB (bar: 24 MB);"
 [ -n "$cgroup" ] && by="a memory cgroup" || by=MemAvailable
 echo "    by $by, the kernel's part included;"
 echo "    by the table, without the kernel's part: $(mib "$told") MiB"
-echo "saved 10 s after quiet: $(mib "$saved") of $(mib "$oracle") MiB, $percent% (bar: 90%)"
+echo "saved $wait s after quiet: $(mib "$saved") of $(mib "$oracle") MiB, $percent% (bar: 90%)"
 echo "idle CPU of $many VMs and the manager: $idle% of a core (bar: 5%)"
 echo "audit: $audit; userland after $boots ms on average, all $many at once"
 [ -z "$json" ] || jq -n --argjson marginal "$marginal" \

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 120
+# timeout: 300
 # Debian's own virtio-balloon driver: what a guest frees is the host's again
 # within seconds.
 . "$(dirname "$0")/../run/lib.sh"
@@ -29,13 +29,16 @@ start "sardine.run=sleep 2; echo re'st'; hog 300 0 1; sleep 7; hog 200 0 1" \
 	--mem 512M
 ok "the guest rests" until_true 40 said '^rest' || show "$T/mout"
 before=$(mib private)
-ok "it fills 300 MB" until_true 40 said 'filled'
+ok "it fills 300 MB" until_true 120 said 'filled'
 full=$(mib private)
 ok "which the host has to provide" test $((full - before)) -ge 295
 ok "it frees them" until_true 20 said 'freed'
 from=$(date +%s%N)
-ok "95% are back within 5 seconds" \
-	until_true 5 private_below $((full - 285))
+# The guest's own timer of 2 s, twice; more on a machine that is overloaded.
+within=5
+[ "$(cut -d. -f1 /proc/loadavg)" -lt 8 ] || within=20
+ok "95% are back within $within seconds" \
+	until_true $within private_below $((full - 285))
 echo "# $before MiB, $full MiB, $(mib private) MiB after" \
 	"$((($(date +%s%N) - from) / 1000000)) ms"
 
@@ -60,4 +63,15 @@ ok "fresh memory was zero, and held what was written" \
 start "sardine.run=ls /sys/bus/virtio/devices | wc -l" --no-balloon
 wait "$manager"
 ok "--no-balloon: the guest has none" said '^0' || show "$T/logs/vm0.log"
+
+# ---- --at-once: the second one starts when the first is up ----
+rm -rf "$T/logs"
+bg "$SARDINE" pack -n 2 --at-once 1 --socket "$SOCK" --kernel "$K" \
+	--initrd "$GUEST/initrd.img" --log-dir "$T/logs" \
+	--append "console=ttyS0 quiet sardine.run=true" >"$T/mout" 2>"$T/merr"
+manager=$pid
+ok "--at-once 1: a second VM comes" until_true 40 test -e "$T/logs/vm1.log"
+ok "when the first is in userland" said userland
+wait "$manager"
+ok "status 0" is $? 0 || show "$T/mout" "$T/merr"
 finish

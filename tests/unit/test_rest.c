@@ -43,9 +43,9 @@ static int teardown(void **state)
 
 static ppn_t nth(unsigned i)
 {
-	return (ppn_t){i < PAGES / 2 ? i
-				     : (4ull << (30 - PAGE_SHIFT)) + i -
-					       PAGES / 2};
+	return (ppn_t){i < PAGES / 2
+			       ? i
+			       : (4ull << (30 - PAGE_SHIFT)) + i - PAGES / 2};
 }
 
 static void fill(unsigned i)

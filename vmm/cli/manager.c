@@ -34,6 +34,7 @@
 #include "vmm/cli/server.h"
 
 #define STOP_NS (5 * NS_PER_S)
+#define BOOT_NS (60 * NS_PER_S)
 
 uint64_t manager_now_ns(void)
 {
@@ -425,6 +426,19 @@ size_t manager_alive(const struct manager *m)
 
 	for (size_t i = 0; i < m->n_vms; i++)
 		n += m->vms[i]->pid != 0;
+	return n;
+}
+
+size_t manager_booting(const struct manager *m)
+{
+	uint64_t now = manager_now_ns();
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->n_vms; i++) {
+		const struct mvm *v = m->vms[i];
+
+		n += v->pid && !v->told_up && now - v->start_ns < BOOT_NS;
+	}
 	return n;
 }
 

@@ -63,9 +63,11 @@ void manager_poll(struct manager *m, int timeout_ms);
 int manager_wake_for(struct manager *m, int fd);
 /* The signal that asks the program to end, or 0. */
 int manager_signal(const struct manager *m);
-/* VMs whose process lives; of those that ever were: how many the engine (or a
- * crash of the monitor) stopped, and how many could not start. */
+/* VMs whose process lives; those of them on their way to userland (for a minute
+ * at most); of those that ever were: how many the engine (or a crash of the
+ * monitor) stopped, and how many could not start. */
 size_t manager_alive(const struct manager *m);
+size_t manager_booting(const struct manager *m);
 size_t manager_engine_errors(const struct manager *m);
 size_t manager_failed(const struct manager *m);
 /* Now; with oracle, all guest pages are compared (takes seconds). 0 or

@@ -37,7 +37,7 @@ struct pack_opts {
 		*marker, *backing, *confine, *kaslr, *metrics, *record, *swap,
 		**disks, *net;
 	uint64_t mem, host_mem, tc_size, swap_size;
-	uint32_t n, seconds;
+	uint32_t n, seconds, at_once;
 	bool oracle, no_share, verbose, rng, no_balloon, keep_idle;
 };
 
@@ -92,6 +92,10 @@ static const struct opt opts[] = {
 	 OPT(struct pack_opts, oracle)},
 	{"no-share", 0, OPT_FLAG, NULL, "do not look for equal pages",
 	 OPT(struct pack_opts, no_share)},
+	{"at-once", 0, OPT_UINT, "N",
+	 "VMs that boot at a time: the next starts when one has reached "
+	 "userland (0: all of them)",
+	 OPT(struct pack_opts, at_once)},
 	{"keep-idle", 0, OPT_FLAG, NULL,
 	 "do not compress cold pages of VMs that rest, unless --host-mem needs "
 	 "it",
@@ -434,11 +438,22 @@ static int write_json(struct pack *p, const struct report *r)
 
 /* ---- the run ---- */
 
+/* Until another VM may boot. */
+static void wait_for_boots(struct pack *p)
+{
+	while (p->o->at_once && manager_booting(p->m) >= p->o->at_once &&
+	       !manager_signal(p->m)) {
+		sample_if_due(p);
+		manager_poll(p->m, 100);
+	}
+}
+
 static void start_all(struct pack *p)
 {
 	char err[512];
 
 	for (size_t i = 0; i < p->fleet.n; i++) {
+		wait_for_boots(p);
 		sample_if_due(p);
 		if (manager_add(p->m, &p->fleet.vms[i], err, sizeof(err))) {
 			log_error("%s", err);
