@@ -285,5 +285,9 @@ bool shadow_bus(struct shadow *s, uint64_t hva)
 	}
 	node_unmap(s, i);
 	s->st.carpet_lost++;
+	/* One after the other is what a collapse of much memory looks like. */
+	if (s->lost_at != hva >> PAGE_SHIFT)
+		s->n_lost = 0;
+	s->lost_at = hva >> PAGE_SHIFT;
 	return ++s->n_lost < LOST_MAX;
 }

@@ -97,6 +97,7 @@ struct shadow {
 	uint32_t join_clock;
 	int uffd; /* or -1 */
 	unsigned n_lost;
+	uint64_t lost_at; /* host page: this often in a row */
 	struct carpet carpet[1 << CARPET_BITS];
 	uint32_t *hash;
 	uint64_t clock, epoch, vmas, vma_limit;
