@@ -17,6 +17,7 @@
 #   make bench-tc        what a bound of the translation cache costs
 #   make bench-overcommit  redis in guests under a budget against without one
 #			 (-h of its script for sizes: OVERCOMMIT="-n 4 -b 512")
+#   make bench-quota	 a budget that moves, and the idle tax against its formula
 #   make bench-density   host memory of one more VM, saved against the oracle
 #   make bench-many      200 idle guests: memory and CPU of each, with a plot
 
@@ -67,6 +68,9 @@ bench-overcommit: all guest guest-user
 bench-many: all guest
 	BUILD=$(BUILD) bench/bench_many.sh -o bench/plots/many.svg
 .PHONY: bench-many
+bench-quota: all guest
+	BUILD=$(BUILD) bench/bench_quota.sh
+.PHONY: bench-overcommit bench-quota
 bench-density: all guest
 	BUILD=$(BUILD) bench/bench_density.sh
 .PHONY: bench bench-compare bench-boot bench-programs bench-share bench-density bench-disk
