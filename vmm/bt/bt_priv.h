@@ -537,6 +537,10 @@ static inline bool bt_pf_back(const struct bt *bt)
 	return bt->v->rip == bt->pf.rip && bt->v->cpl == bt->pf.cpl;
 }
 
+/* translate_mem.c */
+/* A load at pc that checks a guess? */
+bool is_guard_load(const uint8_t *pc);
+
 /* lockstep.c */
 void lockstep_before(struct bt *bt, uint32_t id);
 enum cpu_status lockstep_after(struct bt *bt, uint32_t id);

@@ -233,7 +233,7 @@ static bool map_fixed(uint8_t *at, size_t len, int fd, off_t o)
 /* The reservation of one view (bt/layout.h). */
 static int view_init(struct bt *bt, unsigned k, int vcpu_fd, int table_fd)
 {
-	size_t len = BT_VIEW_SPAN(k) + BT_IBTC_OFF;
+	size_t len = BT_VIEW_SPAN + BT_IBTC_OFF;
 	uint8_t *p, *t;
 
 	p = mmap(NULL, len, PROT_NONE,
@@ -287,7 +287,7 @@ static void bt_free(struct bt *bt)
 	for (unsigned k = 0; k < NR_VIEWS; k++)
 		if (bt->view[k])
 			munmap(bt->view[k] - BT_IBTC_OFF,
-			       BT_VIEW_SPAN(k) + BT_IBTC_OFF);
+			       BT_VIEW_SPAN + BT_IBTC_OFF);
 	free(bt);
 }
 

@@ -20,7 +20,7 @@
 #include <immintrin.h>
 
 #include "mm/base/log.h"
-#include "vmm/bt/translate_priv.h"
+#include "vmm/bt/bt_priv.h"
 #include "vmm/x86/regs.h"
 
 struct bt_altstack {

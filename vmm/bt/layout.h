@@ -16,6 +16,7 @@
  *	T + 256 MiB	   the deltas once more, for guessed slots: 512 entries
  *	T + 264 MiB	   a guard: one page amidst 16 MiB of nothing
  *	T + 128 GiB + 8 MiB	   the other guard, in the view of CPL 0 alone
+ *	T + 128 GiB + 272 MiB	   the end of the reservation
  *
  * rT (host r15) holds T - 25. That is 39 mod 64, so rT is also the shift count
  * that turns an address into its table index, and [rT - 128] .. [rT + 127]
@@ -41,7 +42,9 @@
 #define BT_O_GUESS	 BT_TABLE_SPAN
 #define BT_O_GUARD_LO	 (BT_TABLE_SPAN + BT_GUARD_ROOM)
 #define BT_O_GUARD_HI	 (0x2000000000 + BT_GUARD_ROOM)
-#define BT_VIEW_SPAN(v)	 (((v) ? BT_O_GUARD_LO : BT_O_GUARD_HI) + BT_GUARD_ROOM)
+/* The check of an upper-half address against a slot of the lower half is a load
+ * up to here; in between there is nothing. */
+#define BT_VIEW_SPAN	 (0x2000000000 + BT_O_GUARD_LO + BT_GUARD_ROOM)
 
 /* Displacements from rT. */
 #define BT_D_GPR(n)	 (8 * (n)-128 + BT_T_BIAS)

@@ -127,13 +127,16 @@ void gen_delta(struct tr *t, unsigned a)
  *
  * which neither needs nor writes flags and which nothing waits for. r10 is 30
  * too large (layout.h), so the shift is by 30, and the load is in the guard's
- * page if addr is in g. Let addr be in slot g + d. For 0 < |d| <= 257 the load
- * is in the emptiness beside that page: it faults, and as faults are precise
- * the access does not happen. For all other d the access itself faults: its
- * host address is that of g's window (128 TiB at most) + d * 512 GiB, give or
- * take what the facts allow (under 512 GiB), so 128 TiB or more, or below 0:
- * the kernel's half, or no address at all. (That load may then have read
- * anything of ours; it is not used.) So as before nothing outside of the
+ * page if addr is in g. Slots are numbers of 25 bits, and addresses wrap: let
+ * addr be in slot g + d, modulo 2^25. For 0 < |d| <= 257 the load is in an
+ * emptiness: beside that page, or, if the one is in the upper half and the other
+ * is not, 128 GiB from there (test_bt_guess.c does the sums). It faults, and as
+ * faults are precise the access does not happen. For all other d the access
+ * itself faults: its host address is that of g's window (128 TiB at most) + d *
+ * 512 GiB, give or take what the facts allow (under 512 GiB), so 128 TiB or more,
+ * or below 0: the kernel's half, or no address at all. (That load is inside the
+ * view's reservation then, too: elsewhere even a read would have effects, as it
+ * allocates the page of a file.) So as before nothing outside of the
  * windows is reached, and the guess itself need not be right.
  *
  * Both tables, the guard and r10's low bits depend on the view (rT) alone, and

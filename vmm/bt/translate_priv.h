@@ -75,8 +75,6 @@ void load_guest(struct tr *t, unsigned dst, int g);
 int32_t table_disp(uint64_t gva);
 void gen_ea(struct tr *t, const ZydisDecodedOperand *o);
 void gen_delta(struct tr *t, unsigned a);
-/* A load at pc that checks a guess? */
-bool is_guard_load(const uint8_t *pc);
 void gen_mem(struct tr *t, const struct tu_insn *in,
 	     const ZydisDecodedOperand *o, struct mref *m);
 bool mref_uses(const struct mref *m, int r);
