@@ -55,7 +55,7 @@ struct model {
 	struct p2m *p;
 	struct pool *pool;
 	struct shadow *s;
-	uint64_t tab[6][512];
+	uint64_t tab[4][512];
 	uint32_t frame[FRAMES];
 	uint64_t frame_val[FRAMES];
 	uint64_t val[PAGES]; /* the one word of each page */
@@ -137,8 +137,7 @@ static void setup(struct model *m)
 {
 	struct p2m_config c = {.ram_bytes = PAGES * PAGE_SIZE, .memfd = -1};
 	struct shadow_tables t = {{m->tab[0], m->tab[1]},
-				  {m->tab[2], m->tab[3]},
-				  {m->tab[4], m->tab[5]}};
+				  {m->tab[2], m->tab[3]}};
 
 	make_pool(m);
 	c.pool_fd = pool_ro_fd(m->pool);

@@ -73,10 +73,11 @@ struct recov {
 	uint16_t kind : 4;
 };
 
-#define CCF_STRADDLE 1u /* its one instruction crosses into ppn2 */
-#define CCF_DEAD     2u /* unlinked; memory is reused with its region */
-#define CCF_OFF	     4u /* not in the list of ppn any more */
-#define CCF_OFF2     8u /* not in the list of ppn2 any more */
+#define CCF_STRADDLE 1u	 /* its one instruction crosses into ppn2 */
+#define CCF_DEAD     2u	 /* unlinked; memory is reused with its region */
+#define CCF_OFF	     4u	 /* not in the list of ppn any more */
+#define CCF_OFF2     8u	 /* not in the list of ppn2 any more */
+#define CCF_OWN	     16u /* depends on more than its bytes: no template */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
@@ -149,7 +150,6 @@ struct tmpl {
 	X(S, faults_hidden, "host faults that filled a window")                \
 	X(S, faults_slow, "host faults that went to the interpreter")          \
 	X(S, faults_direct, "page faults of the guest delivered at once")      \
-	X(S, guesses_wrong, "accesses to another slot than was guessed")       \
 	X(S, prefills, "pages filled when the guest came back from a fault")   \
 	X(S, polls, "polls that stopped the guest")                            \
 	X(S, smc_pages, "pages whose translations were dropped")               \
@@ -180,12 +180,6 @@ struct bt_stats {
 /* In front of each checked entry: the CCF's id. */
 #define TC_HEADER     4
 #define TC_ALIGN      8
-
-/* Offsets in the unit translated last of the displacements (4 bytes) that tell
- * a guessed slot. */
-#define GUESS_MAX     (3 * TU_MAX)
-/* A bit for each site (hashed) whose guess was wrong. */
-#define POLY_BITS     16
 
 #define TC_REGIONS    8
 struct tc_region {
@@ -297,11 +291,6 @@ struct bt {
 	struct lockstep *ls;
 	uint8_t *altstack;
 
-	uint16_t guess_at[GUESS_MAX];
-	unsigned n_guess;
-	uint8_t poly[(1 << POLY_BITS) / 8];
-	bool guess_wrong; /* says the last host fault */
-
 	uint16_t *smc_count; /* by PPN (sparse): data writes to code pages */
 	struct bt_stats stats;
 	struct stat_group stat_group;
@@ -394,10 +383,6 @@ void tc_trim(struct bt *bt);
 /* CCF that holds host TC offset, 0: none. */
 uint32_t tc_find(struct bt *bt, uint32_t host);
 const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);
-
-/* translate_guess.c: an access at this place of a page was in another slot.
- * Drops its units. */
-void guess_was_wrong(struct bt *bt, uint32_t ppn, unsigned off);
 
 /* reloc.c: a new unit has been translated; make one for (rip, ppn) from a
  * template. 0: there is none; or (fast: the guest's vector registers are in
@@ -536,10 +521,6 @@ static inline bool bt_pf_back(const struct bt *bt)
 {
 	return bt->v->rip == bt->pf.rip && bt->v->cpl == bt->pf.cpl;
 }
-
-/* translate_mem.c */
-/* A load at pc that checks a guess? */
-bool is_guard_load(const uint8_t *pc);
 
 /* lockstep.c */
 void lockstep_before(struct bt *bt, uint32_t id);

@@ -233,7 +233,7 @@ static bool map_fixed(uint8_t *at, size_t len, int fd, off_t o)
 /* The reservation of one view (bt/layout.h). */
 static int view_init(struct bt *bt, unsigned k, int vcpu_fd, int table_fd)
 {
-	size_t len = BT_VIEW_SPAN + BT_IBTC_OFF;
+	size_t len = BT_TABLE_SPAN + BT_IBTC_OFF;
 	uint8_t *p, *t;
 
 	p = mmap(NULL, len, PROT_NONE,
@@ -245,10 +245,7 @@ static int view_init(struct bt *bt, unsigned k, int vcpu_fd, int table_fd)
 	    !map_fixed(t - VCPU_SIZE, VCPU_SIZE, vcpu_fd, 0) ||
 	    !map_fixed(t, PAGE_SIZE, table_fd, 0) ||
 	    !map_fixed(t + BT_TABLE_SPAN - PAGE_SIZE, PAGE_SIZE, table_fd,
-		       PAGE_SIZE) ||
-	    !map_fixed(t + BT_O_GUESS, PAGE_SIZE, table_fd, 2 * PAGE_SIZE) ||
-	    mprotect(t + BT_O_GUARD_LO, PAGE_SIZE, PROT_READ) ||
-	    (!k && mprotect(t + BT_O_GUARD_HI, PAGE_SIZE, PROT_READ))) {
+		       PAGE_SIZE)) {
 		munmap(p, len);
 		return -ENOMEM;
 	}
@@ -263,7 +260,7 @@ static int views_init(struct bt *bt, int vcpu_fd)
 
 	for (int k = 0; k < 2; k++) {
 		fd[k] = memfd_create("sardine-delta", MFD_CLOEXEC);
-		if (fd[k] < 0 || ftruncate(fd[k], 3 * PAGE_SIZE))
+		if (fd[k] < 0 || ftruncate(fd[k], 2 * PAGE_SIZE))
 			err = -errno;
 	}
 	for (unsigned k = 0; k < NR_VIEWS && !err; k++)
@@ -287,7 +284,7 @@ static void bt_free(struct bt *bt)
 	for (unsigned k = 0; k < NR_VIEWS; k++)
 		if (bt->view[k])
 			munmap(bt->view[k] - BT_IBTC_OFF,
-			       BT_VIEW_SPAN + BT_IBTC_OFF);
+			       BT_TABLE_SPAN + BT_IBTC_OFF);
 	free(bt);
 }
 
@@ -334,7 +331,6 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 		tab.lo[k] = (uint64_t *)bt->view[k];
 		tab.hi[k] =
 			(uint64_t *)(bt->view[k] + BT_TABLE_SPAN - PAGE_SIZE);
-		tab.biased[k] = (uint64_t *)(bt->view[k] + BT_O_GUESS);
 	}
 	err = shadow_create(v, bt->p2m, &tab, &bt->sh);
 	if (err)
@@ -526,11 +522,6 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 		account_callout(bt);
 		break;
 	case BT_EXIT_FAULT:
-		if (bt->guess_wrong) {
-			guess_was_wrong(bt, bt->ccf[bt->recovered].ppn,
-					v->rip & (PAGE_SIZE - 1));
-			return CPU_OK;
-		}
 		bt->stats.faults_slow++;
 		if (bt->last_fill == SHADOW_NOTOURS && need_windows(bt)) {
 			bt->reasons.fault[FAULT_window].count++;

@@ -189,10 +189,9 @@ int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 	if (pc - (uint64_t)bt->rx >= bt->tc_size)
 		return stub_fault(bt, sig, si, g);
 	bt->last_fill = SHADOW_NOTOURS;
-	bt->guess_wrong = is_guard_load((const uint8_t *)pc);
 	/* An address that is not canonical is a #GP (13) of the host. */
 	bt->fault_is_access = sig == SIGSEGV || sig == SIGBUS;
-	if (is_page_fault(sig, g) && !bt->guess_wrong) {
+	if (is_page_fault(sig, g)) {
 		if (addr == BT_POLL_BAD) {
 			kind = BT_EXIT_POLL;
 		} else {

@@ -13,10 +13,6 @@
  *	T - VCPU_SIZE	   struct vcpu; the same pages in all views
  *	T		   delta table, entries 0..511   (lower half of 2^48)
  *	T + 256 MiB - 4 KiB	   the last 512 entries  (upper half)
- *	T + 256 MiB	   the deltas once more, for guessed slots: 512 entries
- *	T + 264 MiB	   a guard: one page amidst 16 MiB of nothing
- *	T + 128 GiB + 8 MiB	   the other guard, in the view of CPL 0 alone
- *	T + 128 GiB + 272 MiB	   the end of the reservation
  *
  * rT (host r15) holds T - 25. That is 39 mod 64, so rT is also the shift count
  * that turns an address into its table index, and [rT - 128] .. [rT + 127]
@@ -29,32 +25,10 @@
 #define BT_IBTC_OFF	 (BT_VCPU_SIZE + BT_IBTC_BYTES)
 #define BT_TABLE_SPAN	 (1 << 28)
 
-/*
- * Guessed slots (translate_mem.c). The second table's deltas are BT_GUESS_BIAS
- * too large, which makes the register that holds one the shift count, too: by
- * 30, an address gives 8 * (addr >> 30), a page for each slot. A check of an
- * address against slot s is a load that hits the guard's page if the slot is
- * s, and the BT_GUARD_ROOM bytes of nothing around it if it is one of the 257
- * on either side of s.
- */
-#define BT_GUESS_BIAS	 30
-#define BT_GUARD_ROOM	 (8 << 20)
-#define BT_O_GUESS	 BT_TABLE_SPAN
-#define BT_O_GUARD_LO	 (BT_TABLE_SPAN + BT_GUARD_ROOM)
-#define BT_O_GUARD_HI	 (0x2000000000 + BT_GUARD_ROOM)
-/* The check of an upper-half address against a slot of the lower half is a load
- * up to here; in between there is nothing. */
-#define BT_VIEW_SPAN	 (0x2000000000 + BT_O_GUARD_LO + BT_GUARD_ROOM)
-
 /* Displacements from rT. */
 #define BT_D_GPR(n)	 (8 * (n)-128 + BT_T_BIAS)
 #define BT_D_HOT(i)	 (8 * (i)-128 - 384 + BT_T_BIAS)
 #define BT_D_TABLE	 BT_T_BIAS
-/* s: a slot, 25 bits: of the lower half, or of the upper one. */
-#define BT_D_GUESS(s)	 (BT_O_GUESS + BT_T_BIAS + 8 * (int)((s)&511))
-#define BT_D_GUARD_LO(s) (BT_O_GUARD_LO + BT_T_BIAS - 4096 * (int)(s))
-#define BT_D_GUARD_HI(s)                                                       \
-	(BT_GUARD_ROOM + BT_T_BIAS + 4096 * (int)((1 << 25) - (s)))
 #define BT_D_IBTC	 (BT_T_BIAS - BT_IBTC_OFF)
 #define BT_D_VCPU(o)	 ((int)(o)-BT_VCPU_SIZE + BT_T_BIAS)
 

@@ -179,21 +179,10 @@ static unsigned patched(const struct ccf *c, unsigned o)
 	return 0;
 }
 
-/* Does [p, p + n) touch a displacement of a guess? (Of the newest unit, which
- * is the one that compare() is about.) Check and delta must not be moved apart
- * (translate_mem.c). */
-static bool touches_guess(const struct bt *bt, unsigned p, unsigned n)
-{
-	for (unsigned i = 0; i < bt->n_guess; i++)
-		if (p < bt->guess_at[i] + 4u && bt->guess_at[i] < p + n)
-			return true;
-	return false;
-}
-
 /* Which field holds the difference at offset o, not before `from`? */
-static bool find_field(const struct bt *bt, const uint8_t *a, const uint8_t *b,
-		       unsigned len, unsigned from, unsigned o,
-		       const struct move *m, struct reloc *r)
+static bool find_field(const uint8_t *a, const uint8_t *b, unsigned len,
+		       unsigned from, unsigned o, const struct move *m,
+		       struct reloc *r)
 {
 	for (unsigned k = 0; k < NR_KINDS; k++) {
 		unsigned n = width(k), lo = o >= n - 1 ? o - (n - 1) : 0;
@@ -202,7 +191,7 @@ static bool find_field(const struct bt *bt, const uint8_t *a, const uint8_t *b,
 			uint64_t v;
 
 			if (p + n > len || !moved(k, get(a + p, n), m, &v) ||
-			    v != get(b + p, n) || touches_guess(bt, p, n))
+			    v != get(b + p, n))
 				continue;
 			r->at = p;
 			r->kind = k;
@@ -250,7 +239,7 @@ static void compare(struct bt *bt, const struct ccf *a, struct ccf *b)
 			continue;
 		}
 		if (n == RELOC_MAX ||
-		    !find_field(bt, pa, pb, b->host_len, from, o, &m, &r[n]))
+		    !find_field(pa, pb, b->host_len, from, o, &m, &r[n]))
 			return;
 		o = from = r[n].at + width(r[n].kind);
 		n++;
@@ -271,7 +260,7 @@ static bool is_same(const struct bt *bt, uint32_t id, uint64_t rip,
 	return id && id - r * bt->region_ccf < bt->region[r].n_ccf &&
 	       a->ppn == ppn && !((a->mode ^ mode) & ~MODE_CTX_MASK) &&
 	       !((a->rip ^ rip) & (PAGE_SIZE - 1)) &&
-	       !(a->flags & (CCF_DEAD | CCF_STRADDLE));
+	       !(a->flags & (CCF_DEAD | CCF_STRADDLE | CCF_OWN));
 }
 
 void reloc_learn(struct bt *bt, uint32_t id)
@@ -279,7 +268,8 @@ void reloc_learn(struct bt *bt, uint32_t id)
 	struct ccf *b = &bt->ccf[id];
 	struct tmpl *t;
 
-	if (!(b->mode & MODE_USER) || (b->flags & CCF_STRADDLE) || bt->lockstep)
+	if (!(b->mode & MODE_USER) || (b->flags & (CCF_STRADDLE | CCF_OWN)) ||
+	    bt->lockstep)
 		return;
 	t = tmpl_take(bt, tmpl_key(b->rip, b->ppn, b->mode));
 	if (is_same(bt, t->src, b->rip, b->ppn, b->mode))

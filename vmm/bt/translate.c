@@ -16,9 +16,8 @@
  *
  * and a following access off a base that is known to be near reuses r10; an
  * index that is known to be small does not count (translate_facts.c). With
- * any other index, the whole address is computed first. Where the slot can be
- * guessed (translate_guess.c), its delta is loaded as a constant and the guess
- * checked beside it (translate_mem.c).
+ * any other index, the whole address is computed first. Where a load waits for
+ * the one before (lists), the slot is guessed and compared (translate_mem.c).
  * [rsp + disp] and gs:[disp32], fs:[disp32] are IDENT.
  *
  * Exactness. Every sequence commits guest state last: whatever host
@@ -137,8 +136,6 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	t.e.start = t.e.p = bt->rw + c->host;
 	t.e.end = t.e.start + CCF_MAX_BYTES;
 
-	facts_begin(&t);
-	guess_begin(&t);
 	poll = needs_poll(tu);
 	if (bt->pend_ibtc)
 		gen_check(&t);
@@ -150,7 +147,6 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	for (unsigned k = 0; k < tu->n && go; k++) {
 		go = gen_insn(&t, k);
 		facts_after(&t, &tu->insn[k]);
-		guess_after(&t, &tu->insn[k]);
 	}
 	if (go)
 		gen_goto(&t, tu->next);

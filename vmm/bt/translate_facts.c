@@ -5,14 +5,12 @@
  *
  * near: registers whose value is close to the address whose slot's delta is
  * in r10: that address itself, copies of it, and what small constants were
- * added to. slot[]: the slot that a register was found to be in by the check of
- * a guess, or such a copy; this holds whatever r10 has. small: registers that
- * are no larger than 2^32 either way (results of 32-bit operations, sign
- * extensions), as indexes into arrays are.
+ * added to. small: registers that are no larger than 2^32 either way (results
+ * of 32-bit operations, sign extensions), as indexes into arrays are.
  *
  * A window has 512 GiB of nothing on each side, and
  *
- *	1 GiB of drift + index: 8 * 4 GiB + displacement: 2 GiB
+ *	near: 1 GiB of drift + index: 8 * 4 GiB + displacement: 2 GiB
  *
  * does not cross it: an access that leaves the slot of its base faults, and
  * is then done slowly. So a fact must be *true*, or a guest reaches memory
@@ -28,22 +26,13 @@
 void delta_lost(struct tr *t)
 {
 	t->near = 0;
-	t->r10 = NO_SLOT;
+	t->drift = 0;
 }
 
 void delta_wrote(struct tr *t, uint32_t regs)
 {
 	t->near &= ~regs;
 	t->small &= ~regs;
-	for (int g = 0; g < 16; g++)
-		if (regs >> g & 1)
-			t->slot[g] = NO_SLOT;
-}
-
-void facts_begin(struct tr *t)
-{
-	delta_lost(t);
-	delta_wrote(t, 0xffff);
 }
 
 /* By how much at most does it move op[0], a 64-bit register? 0: unknown. */
@@ -163,9 +152,6 @@ static bool small64(const struct tr *t, const struct tu_insn *in)
 static void plain_facts(struct tr *t, const struct tu_insn *in)
 {
 	uint32_t near = t->near, small = t->small;
-	int to = -1;
-	int32_t slot = NO_SLOT;
-	uint32_t drift = 0;
 
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
 		const ZydisDecodedOperand *o = &in->op[k];
@@ -191,27 +177,14 @@ static void plain_facts(struct tr *t, const struct tu_insn *in)
 		if (small64(t, in))
 			small |= 1u << g;
 		from = copy_of(in);
-		if (from < 0)
+		if (from < 0 || !(t->near >> from & 1))
 			continue;
-		drift = t->drift[from];
 		if (in->i.mnemonic != ZYDIS_MNEMONIC_MOV) {
-			if (!step_of(in) || drift > DRIFT_MAX)
+			if (!step_of(in) || t->drift > DRIFT_MAX)
 				continue;
-			drift += step_of(in);
+			t->drift += step_of(in);
 		}
-		to = g;
-		slot = t->slot[from];
-		if (t->near >> from & 1)
-			near |= 1u << g;
-	}
-	for (unsigned k = 0; k < in->i.operand_count; k++)
-		if (in->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    (in->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-		    reg_id(in->op[k].reg.value) >= 0)
-			t->slot[reg_id(in->op[k].reg.value)] = NO_SLOT;
-	if (to >= 0) {
-		t->slot[to] = slot;
-		t->drift[to] = drift;
+		near |= 1u << g;
 	}
 	t->near = near;
 	t->small = small;
@@ -236,6 +209,7 @@ void facts_after(struct tr *t, const struct tu_insn *in)
 		plain_facts(t, in);
 		break;
 	default:
-		facts_begin(t);
+		t->small = 0;
+		delta_lost(t);
 	}
 }

@@ -3,7 +3,6 @@
  * Operands: guest registers and memory in host form, and instructions written
  * again with other registers.
  */
-#include "mm/base/log.h"
 #include "vmm/bt/translate_priv.h"
 #include "vmm/mmu/walk.h"
 #include "vmm/x86/regs.h"
@@ -119,100 +118,68 @@ void gen_delta(struct tr *t, unsigned a)
 	emit_load_x(&t->e, S1, RT, S1, 3, BT_D_TABLE);
 }
 
-/*
- * Guessed slots. The unit is made for the operand to be in slot g: r10 has g's
- * delta, a constant of the address space, and the address is checked by
- *
- *	shrx r11, addr, r10 ; mov r11, [rT + r11*8 + guard - 4096*g]
- *
- * which neither needs nor writes flags and which nothing waits for. r10 is 30
- * too large (layout.h), so the shift is by 30, and the load is in the guard's
- * page if addr is in g. Slots are numbers of 25 bits, and addresses wrap: let
- * addr be in slot g + d, modulo 2^25. For 0 < |d| <= 257 the load is in an
- * emptiness: beside that page, or, if the one is in the upper half and the other
- * is not, 128 GiB from there (test_bt_guess.c does the sums). It faults, and as
- * faults are precise the access does not happen. For all other d the access
- * itself faults: its host address is that of g's window (128 TiB at most) + d *
- * 512 GiB, give or take what the facts allow (under 512 GiB), so 128 TiB or more,
- * or below 0: the kernel's half, or no address at all. (That load is inside the
- * view's reservation then, too: elsewhere even a read would have effects, as it
- * allocates the page of a file.) So as before nothing outside of the
- * windows is reached, and the guess itself need not be right.
- *
- * Both tables, the guard and r10's low bits depend on the view (rT) alone, and
- * a unit is for one view. A unit's copies (reloc.c) have the very guesses of
- * the unit: the displacement of the check and that of the delta are never
- * among the fields that are moved.
- */
-static void note_guess(struct tr *t)
-{
-	struct bt *bt = t->bt;
-	BUG_ON(bt->n_guess == GUESS_MAX);
-	bt->guess_at[bt->n_guess++] = t->e.p - 4 - t->e.start;
-}
-
-static void load_guessed(struct tr *t, int32_t g)
-{
-	emit_load(&t->e, S1, RT, BT_D_GUESS(g));
-	note_guess(t);
-	t->near = 0;
-	t->r10 = g;
-}
-
-/* Is the address in host register a in slot g? Leaves g's delta in r10; r11 is
- * lost unless it is a. */
-static void gen_guessed(struct tr *t, int32_t g, unsigned a)
-{
-	unsigned s = a == S0 ? S1 : S0;
-
-	if (t->r10 != g)
-		load_guessed(t, g);
-	emit_shrx(&t->e, s, a, S1);
-	emit_load_x(&t->e, s, RT, s, 3,
-		    g < 256 ? BT_D_GUARD_LO(g) : BT_D_GUARD_HI(g));
-	note_guess(t);
-	if (s == S1)
-		load_guessed(t, g);
-}
-
-bool is_guard_load(const uint8_t *pc)
-{
-	/* mov r11, [r15 + r11*8 + disp32], and the same with r10 */
-	return pc[0] == 0x4f && pc[1] == 0x8b &&
-	       ((pc[2] == 0x9c && pc[3] == 0xdf) ||
-		(pc[2] == 0x94 && pc[3] == 0xd7));
-}
-
 /* The delta of base into r10, unless it is there; answers the host register
- * that has base's guest value, and takes from disp what r10 has too much. */
-static int gen_near(struct tr *t, const struct tu_insn *in, int base,
-		    int64_t *disp)
+ * that has base's guest value. */
+static int gen_near(struct tr *t, int base)
 {
 	int h = base;
-	int32_t g = t->slot[base];
 
 	if (is_special(base)) {
 		load_guest(t, S0, base);
 		h = S0;
 	}
-	if (g == NO_SLOT && (t->near >> base & 1) && t->r10 == NO_SLOT)
-		return h;
-	if (g != NO_SLOT) {
-		if (t->r10 != g)
-			load_guessed(t, g);
-	} else if ((g = guess_slot(t, in, NULL, base)) != NO_SLOT) {
-		gen_guessed(t, g, h);
-		t->slot[base] = g;
-		t->drift[base] = 0;
-	} else {
+	if (!(t->near >> base & 1)) {
 		gen_delta(t, h);
 		t->near = 1u << base;
-		t->drift[base] = 0;
-		t->r10 = NO_SLOT;
-		return h;
+		t->drift = 0;
 	}
-	*disp -= BT_GUESS_BIAS;
 	return h;
+}
+
+/*
+ * A load of a register through itself in a loop follows a list: the next load
+ * waits for the lookup of its delta, 6 cycles and more on top of the 4 or 5 of
+ * the load. There, guess the slot, and let the CPU predict that the guess is
+ * right. The guess is the slot that the register is in now, at translation; the
+ * comparison is exact, and JRCXZ leaves the flags alone.
+ */
+static bool follows_list(const struct tr *t, const struct tu_insn *in, int base)
+{
+	const struct tu_insn *last = &t->tu->insn[t->tu->n - 1];
+	uint64_t to;
+
+	if (in->i.mnemonic != ZYDIS_MNEMONIC_MOV || is_special(base) ||
+	    in->op[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    in->op[0].size != 64 || reg_id(in->op[0].reg.value) != base)
+		return false;
+	if (last->kind != K_JCC && last->kind != K_JMP)
+		return false;
+	to = last->rip + last->i.length + last->op[0].imm.value.s;
+	return to <= in->rip && in->rip - to < 256 &&
+	       gva_canonical(t->bt->v->gpr[base]);
+}
+
+static void gen_delta_guessed(struct tr *t, int base)
+{
+	uint64_t slot = t->bt->v->gpr[base] >> 39;
+	uint8_t *miss, *done;
+
+	t->c->flags |= CCF_OWN; /* a copy must not mix two guesses */
+	emit_mov(&t->e, S0, R_RCX);
+	emit_shrx(&t->e, R_RCX, base == R_RCX ? S0 : base, RT);
+	emit_lea(&t->e, R_RCX, R_RCX, -(int32_t)slot);
+	e8(&t->e, 0xe3); /* jrcxz */
+	e8(&t->e, 0);
+	miss = t->e.p;
+	emit_mov(&t->e, R_RCX, S0);
+	gen_delta(t, base); /* may fault: everything is as it was */
+	done = emit_jmp(&t->e);
+	miss[-1] = t->e.p - miss;
+	emit_mov(&t->e, R_RCX, S0);
+	emit_load(&t->e, S1, RT, BT_D_TABLE + (int32_t)slot * 8);
+	emit_patch(done, t->e.p);
+	t->near = 1u << base;
+	t->drift = 0;
 }
 
 /* [x * 2^ss + disp], x small, around the address disp. */
@@ -261,8 +228,9 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 		}
 		if (far)
 			return false;
-		base = gen_near(t, in, base, &disp);
-		*m = (struct mref){base, S1, 0, disp, 0};
+		if (!(t->near >> base & 1) && follows_list(t, in, base))
+			gen_delta_guessed(t, base);
+		*m = (struct mref){gen_near(t, base), S1, 0, disp, 0};
 		return true;
 	}
 	if (far)
@@ -276,7 +244,7 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 		index = x;
 	}
 	if (base != R_RSP) {
-		int h = gen_near(t, in, base, &disp);
+		int h = gen_near(t, base);
 
 		emit_lea_x(&t->e, S0, h, S1, 0, 0);
 		base = S0;
@@ -297,7 +265,6 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 	bool seg = o->mem.segment == ZYDIS_REGISTER_FS ||
 		   o->mem.segment == ZYDIS_REGISTER_GS;
 	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
-	int32_t g;
 
 	*m = (struct mref){-1, -1, 0, 0, 0};
 	if (o->mem.base == ZYDIS_REGISTER_RIP) {
@@ -340,11 +307,6 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 		return;
 	} else {
 		gen_ea(t, o);
-		if (!seg && (g = guess_slot(t, in, o, -1)) != NO_SLOT) {
-			gen_guessed(t, g, S0);
-			*m = (struct mref){S0, S1, 0, -BT_GUESS_BIAS, 0};
-			return;
-		}
 	}
 	delta_lost(t);
 	if (seg) {

@@ -10,13 +10,12 @@
 #include "vmm/bt/bt_priv.h"
 #include "vmm/x86/emit.h"
 
-#define RT	15
+#define RT  15
 /* With a displacement as large as this, the base is likely to be the index
  * and the displacement the address. */
-#define FAR	0x100000
-#define S0	11
-#define S1	10
-#define NO_SLOT -1
+#define FAR 0x100000
+#define S0  11
+#define S1  10
 /* struct vcpu's executed[] */
 enum { EXEC_UNITS, EXEC_INSNS, EXEC_IBTC };
 
@@ -27,15 +26,9 @@ struct tr {
 	struct ccf *c;
 	uint32_t id;
 	/* Guest registers, by bit (translate_facts.c). */
-	uint32_t near;	    /* in or close to the slot whose delta is in r10 */
-	uint32_t small;	    /* no larger than 2^32 either way */
-	int32_t slot[16];   /* in or close to this slot; or NO_SLOT */
-	uint32_t drift[16]; /* how close, of those two */
-	int32_t r10;	    /* has the biased delta of this slot; or NO_SLOT */
-	/* What registers are likely to hold (translate_guess.c). */
-	uint32_t known;
-	uint32_t fresh; /* come from a load in this unit */
-	uint64_t val[16];
+	uint32_t near;	/* in or close to the slot whose delta is in r10 */
+	uint32_t small; /* no larger than 2^32 either way */
+	uint32_t drift; /* that near has seen */
 	unsigned n_stub;
 	struct {
 		uint8_t *patch; /* rel32 that leads here */
@@ -83,16 +76,7 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 void gen_rm64(struct tr *t, const struct tu_insn *in,
 	      const ZydisDecodedOperand *o);
 
-/* translate_guess.c: hints; wrong ones cost time and nothing else. */
-void guess_begin(struct tr *t);
-void guess_after(struct tr *t, const struct tu_insn *in);
-/* Slot of the address of o, or of register base if it is not -1, when
- * instruction in runs; or NO_SLOT. */
-int32_t guess_slot(struct tr *t, const struct tu_insn *in,
-		   const ZydisDecodedOperand *o, int base);
-
 /* translate_facts.c */
-void facts_begin(struct tr *t);
 void delta_lost(struct tr *t);		       /* r10 has another value now */
 void delta_wrote(struct tr *t, uint32_t regs); /* nothing is known of them */
 void facts_after(struct tr *t, const struct tu_insn *in);

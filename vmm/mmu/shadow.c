@@ -53,7 +53,6 @@ static void set_delta(struct shadow *s, unsigned view, unsigned gslot,
 		      uint64_t delta)
 {
 	(gslot < 256 ? s->t.lo : s->t.hi)[view][gslot] = delta;
-	s->t.biased[view][gslot] = delta + SHADOW_BIAS;
 }
 
 static uint64_t slot_gbase(unsigned gslot)
@@ -77,41 +76,6 @@ uint64_t shadow_delta(struct shadow *s, uint64_t gva, unsigned user)
 	return (gslot < 256 ? s->t.lo : s->t.hi)[user][gslot];
 }
 
-static unsigned window_of(const struct shadow *s, uint64_t hva)
-{
-	return hva >> SLOT_SHIFT < HOST_SLOTS ? s->host_win[hva >> SLOT_SHIFT]
-					      : 0;
-}
-
-bool shadow_has_window(const struct shadow *s, uint64_t gva, unsigned user)
-{
-	return gva_canonical(gva) &&
-	       window_of(s,
-			 gva + (gva >> 63 ? s->t.hi
-					  : s->t.lo)[user]
-						    [gva >> SLOT_SHIFT & 511]);
-}
-
-/* By the p2m: what a window maps may have gone from the mapping (carpets). */
-bool shadow_peek(struct shadow *s, gva_t gva, unsigned user, unsigned len,
-		 uint64_t *val)
-{
-	uint64_t hva = gva + shadow_delta(s, gva, user);
-	uint32_t vpn = (hva & SLOT_MASK) >> PAGE_SHIFT, i;
-	unsigned wi = window_of(s, hva), off = gva & (PAGE_SIZE - 1);
-	const uint8_t *page;
-
-	i = wi ? node_at(s, wi, vpn) : 0;
-	if (!i || off > PAGE_SIZE - len)
-		return false;
-	page = p2m_read(s->p, (ppn_t){s->node[i].ppn + (vpn - s->node[i].vpn)});
-	if (!page)
-		return false;
-	*val = 0;
-	memcpy(val, page + off, len);
-	return true;
-}
-
 void shadow_tables_init(struct shadow *s)
 {
 	for (unsigned view = 0; view < 2; view++) {
@@ -121,9 +85,6 @@ void shadow_tables_init(struct shadow *s)
 
 			s->t.lo[view][i] = s->void_base - lo;
 			s->t.hi[view][i] = s->void_base - hi;
-			s->t.biased[view][i] =
-				(i < 256 ? s->t.lo : s->t.hi)[view][i] +
-				SHADOW_BIAS;
 		}
 	}
 }

@@ -49,10 +49,7 @@ struct shadow;
 /* The delta tables (bt/layout.h): lower and upper page of each view. */
 struct shadow_tables {
 	uint64_t *lo[2], *hi[2]; /* [0] CPL 0, [1] CPL 3; 512 entries each */
-	/* Delta + SHADOW_BIAS of the 256 slots of either half. */
-	uint64_t *biased[2];
 };
-#define SHADOW_BIAS 30
 
 int shadow_create(struct vcpu *v, struct p2m *p, const struct shadow_tables *t,
 		  struct shadow **out);
@@ -64,12 +61,6 @@ void shadow_add_stats(struct shadow *s, struct vm *vm);
 /* host = guest + this, for CPL class user (0, 1). Never fails: an address
  * whose slot has no window gets one that leads into the void. */
 uint64_t shadow_delta(struct shadow *s, uint64_t gva, unsigned user);
-/* Does gva's slot have a window now, for CPL class user? */
-bool shadow_has_window(const struct shadow *s, uint64_t gva, unsigned user);
-/* What the guest would load there (len 4 or 8, zero-extended), if the page is
- * mapped now. False: it is not. Changes nothing. */
-bool shadow_peek(struct shadow *s, gva_t gva, unsigned user, unsigned len,
-		 uint64_t *val);
 /* The guest address of one in a window; else 0. */
 gva_t shadow_gva(const struct shadow *s, uint64_t hva);
 

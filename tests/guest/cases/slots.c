@@ -3,8 +3,7 @@
  * What a translator may know of registers, at the edges of 512 GiB slots:
  * bases that small steps, copies and 32-bit indexes take into the next slot, or
  * out of the canonical space, in the middle of a block; lists whose nodes are in
- * several slots; blocks left by branches in their middle, and rewritten there;
- * accesses that have been to one slot and then go to each other one.
+ * several slots; blocks left by branches in their middle, and rewritten there.
  */
 #include "tests/guest/rt/enc.h"
 
@@ -254,80 +253,6 @@ static void strangers(void)
 		}
 }
 
-#define GUESSES 521
-#define SITE	32
-/* One site for each slot to go to: a translator that has learnt a site's slot
- * may remember that it was wrong. */
-#define SITES(name, body)                                                     \
-	SNIP(name, ".rept 521\n1: mov (%rbx),%" body "\nint $0x81\n"        \
-		   ".skip 32 - (. - 1b), 0x90\n.endr\n")
-SITES(guess_load, "rdx\nmov (%rdx),%rcx\nmov 8(%rdx),%rsi");
-SITES(guess_r10, "r10\nmov (%r10),%rcx\nmov 8(%r10),%rsi");
-SITES(guess_sum, "rdx\nmov (%rdx,%rax,1),%rcx\nmov 8(%rdx,%rax,1),%rsi");
-SITES(guess_store, "rdx\nmov %rdi,16(%rdx)\nmov (%rdx),%rcx\n"
-		   "mov 8(%rdx),%rsi");
-
-/* The same address in slot n of 2^25. */
-static void guess_at(char *code, u64 home, unsigned n)
-{
-	u64 cell, to = ((u64)n << 39) + (home & ((1ull << 39) - 1));
-	bool store = code >= guess_store && code < guess_store_end;
-	bool sum = code >= guess_sum && code < guess_sum_end;
-	struct regs r;
-
-	for (unsigned k = 0; k < 3; k++) {
-		bool back = k == 1;
-
-		regs_kernel(&r, code);
-		r.rbx = (u64)&cell;
-		cell = back || sum ? home : to;
-		r.rax = back ? 0 : to - home;
-		r.rdi = 0x1234 + k;
-		run(&r);
-		if (back || (n >= 20 && n < 30)) {
-			CHECK_EQ(r.rip, (u64)code + 3 + (store ? 4 : 0) +
-						(sum ? 9 : 7) + 2);
-			CHECK_EQ(r.rcx, 0x7000);
-			CHECK_EQ(r.rsi, 0x7001);
-		} else if (n >= 256 && n < (1u << 25) - 256) {
-			expect_fault(&r, 13, 0, code + 3);
-		} else {
-			expect_pf(&r, store ? 2 : 0, code + 3,
-				  to + (store ? 16 : 0));
-		}
-	}
-}
-
-/* After strangers(): slots 20 to 29 have the page. */
-static void guesses(void)
-{
-	static char *const code[] = { guess_load, guess_r10, guess_sum,
-				      guess_store };
-	u64 off = 0x12345000, home = (25ull << 39) + off, cell = home;
-	volatile u64 *page = (u64 *)home;
-
-	part("guesses");
-	for (unsigned c = 0; c < sizeof(code) / sizeof(code[0]); c++)
-		for (unsigned i = 0; i < GUESSES; i++) {
-			struct regs r;
-			char *at = code[c] + i * SITE;
-			unsigned n = (25 + i - GUESSES / 2) & 0x1ffffff;
-
-			for (unsigned k = 0; k < 2; k++) {
-				regs_kernel(&r, at);
-				r.rbx = (u64)&cell;
-				r.rax = 0;
-				r.rdi = 0x7002;
-				run(&r);
-				CHECK_EQ(r.rcx, 0x7000);
-			}
-			page[2] = 0x7002;
-			guess_at(at, home, n);
-			if (n < 20 || n >= 30)
-				CHECK_EQ(page[2], c == 3 ? 0x1235 : 0x7002);
-		}
-}
-
 #define WALK(name, p, n)                                                      \
 	SNIP(name, "stc\n"                                                    \
 		   "1: " #name "_at: mov 8(%" #p "),%" #p "\n"                 \
@@ -456,7 +381,6 @@ int main(void)
 	canonical_end();
 	large_steps();
 	strangers();
-	guesses();
 	lists();
 	side_exits();
 	return 0;
