@@ -417,7 +417,10 @@ void ccf_evict(struct bt *bt, uint32_t id);
 void ccf_unlink(struct bt *bt, uint32_t id);
 void ccf_relink(struct bt *bt, uint32_t id);
 void ccf_forget_pages(struct bt *bt, uint32_t id);
+/* The unit of that key, or 0. One that lies on two pages is found only while the
+ * second is in the ITLB; tc_straddles tells whether there may be such a one. */
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
+bool tc_straddles(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
 /* An exit that leads out of its page goes back to its stub, if it is chained. */
 void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned exit);

@@ -106,6 +106,21 @@ uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode)
 	return 0;
 }
 
+bool tc_straddles(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode)
+{
+	uint32_t id;
+
+	for (id = *hash_bucket(bt, rip, ppn, mode); id;
+	     id = bt->ccf[id].next_hash) {
+		const struct ccf *c = &bt->ccf[id];
+
+		if (c->rip == rip && c->ppn == ppn && c->mode == mode &&
+		    c->flags & CCF_STRADDLE)
+			return true;
+	}
+	return false;
+}
+
 /* ---- lists of a page ---- */
 
 /* Is it in the list of ppn by its second page? With ppn == ppn2 there is one

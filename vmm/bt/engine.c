@@ -558,6 +558,21 @@ static void link_pending(struct bt *bt, uint32_t id)
 	bt->pend_ibtc = false;
 }
 
+/*
+ * The unit at rip. The ITLB loses a second page (to another, or to a change of
+ * address space) long before the unit goes; without the walk here the same unit
+ * would be translated again and again, and its bucket grow with each.
+ */
+static uint32_t lookup(struct bt *bt, uint64_t rip, uint32_t ppn)
+{
+	uint32_t id = tc_lookup(bt, rip, ppn, bt_key(bt)), ppn2;
+
+	if (id || !tc_straddles(bt, rip, ppn, bt_key(bt)) ||
+	    !exec_page(bt, (rip | (PAGE_SIZE - 1)) + 1, &ppn2))
+		return id;
+	return tc_lookup(bt, rip, ppn, bt_key(bt));
+}
+
 static enum vcpu_exit bt_run(struct vcpu *v)
 {
 	struct bt *bt = (struct bt *)v->bt;
@@ -605,7 +620,7 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 			check_irq(bt);
 			continue;
 		}
-		id = tc_lookup(bt, v->rip, ppn, bt_key(bt));
+		id = lookup(bt, v->rip, ppn);
 		if (!id)
 			id = translate_at(bt, v->rip, ppn);
 		if (!id) {
