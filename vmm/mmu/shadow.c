@@ -34,8 +34,10 @@
  * every alias of a page). Invariant: a page is mapped in a window if and only
  * if it has a node, and writable only if the node says so.
  *
- * Limits: VMAs. Each scattered page is one; when the estimate nears the
- * kernel's limit everything is dropped and comes back by faults.
+ * Limits: VMAs. Each scattered page is one. An estimate counts what may have
+ * split one; when it nears the kernel's limit the VMAs are counted out of the
+ * books, and if there are that many everything is dropped and comes back by
+ * faults.
  *
  * One thread. shadow_fill may run in the signal handler, on top of translated
  * code only. A killed process leaves nothing.

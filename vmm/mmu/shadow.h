@@ -27,6 +27,8 @@ struct shadow;
 	X(S, windows, "windows created")                                       \
 	X(S, space_hits, "CR3 writes that found their windows valid")          \
 	X(S, flushes_vma, "flushes of everything for want of VMAs")            \
+	X(S, recounts, "times that VMAs were counted for that")                \
+	X(S, vmas_counted, "and how many there were, the last time")           \
 	X(S, drops, "pages dropped for the p2m")                               \
 	X(S, protects, "pages made read-only for the p2m or code")             \
 	X(S, big_maps, "times 2 MiB were mapped as one")                       \

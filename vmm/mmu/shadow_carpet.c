@@ -134,6 +134,14 @@ void carpet_cut(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n)
 	}
 }
 
+bool carpet_has(struct shadow *s, unsigned win, uint32_t vpn)
+{
+	const struct carpet *c = slot_of(s, win, vpn);
+
+	return s->win[win].n_carpets && is_of(c, win, vpn) &&
+	       c->here >> (vpn & BLOCK_MASK) & 1;
+}
+
 void carpet_cut_window(struct shadow *s, unsigned win)
 {
 	for (unsigned i = 0; s->win[win].n_carpets && i < 1u << CARPET_BITS;

@@ -130,8 +130,10 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 		return SHADOW_MMIO;
 	if (write && p2m_is_code(s->p, ppn))
 		return SHADOW_CODE;
-	if (s->vmas > s->vma_limit || !node_room(s, RUN_READ))
+	if (!node_room(s, RUN_READ))
 		drop_for_vmas(s);
+	else if (s->vmas > s->vma_limit)
+		spare_vmas(s);
 
 	flags = (wk.user ? N_USER : 0) | (!wk.global ? N_LOOSE : 0) |
 		large_flag(&wk);

@@ -8,6 +8,8 @@
 
 #include <sys/mman.h>
 
+#include "mm/p2m_share.h"
+
 static void count_flags(struct shadow *s, struct window *w, uint8_t flags,
 			int by)
 {
@@ -125,6 +127,49 @@ void drop_for_vmas(struct shadow *s)
 {
 	s->st.flushes_vma++;
 	shadow_drop_all(s);
+}
+
+/* Are the two, neighbours in a window, in one VMA? */
+static bool joined(const struct shadow *s, const struct node *a,
+		   const struct node *b)
+{
+	ppn_t p = {a->ppn}, q = {b->ppn};
+	enum p2m_state st = p2m_get_state(s->p, p);
+
+	if ((a->flags ^ b->flags) & N_W || st != p2m_get_state(s->p, q))
+		return false;
+	if (st == P2M_SHARED)
+		return p2m_frame(s->p, p).n + 1 == p2m_frame(s->p, q).n;
+	return st == P2M_PRIVATE && p.n + node_pages(a) == q.n;
+}
+
+/* The VMAs of a window: its runs, and what of a carpet goes on behind one. */
+static uint64_t count_vmas(struct shadow *s, unsigned win)
+{
+	uint64_t n = s->win[win].n_carpets;
+
+	for (uint32_t i = s->win[win].head; i; i = s->node[i].wnext) {
+		uint32_t end = s->node[i].vpn + node_pages(&s->node[i]);
+		uint32_t k = node_at(s, win, end);
+
+		if (k)
+			n += !joined(s, &s->node[i], &s->node[k]);
+		else
+			n += 1 + carpet_has(s, win, end);
+	}
+	return n;
+}
+
+void spare_vmas(struct shadow *s)
+{
+	s->vmas = 0;
+	for (unsigned i = 1; i <= MAX_WIN; i++)
+		if (s->win[i].used)
+			s->vmas += count_vmas(s, i);
+	s->st.recounts++;
+	s->st.vmas_counted = s->vmas;
+	if (s->vmas > s->vma_limit / 8 * 7)
+		drop_for_vmas(s);
 }
 
 void shadow_drop_ppn(struct shadow *s, ppn_t ppn)

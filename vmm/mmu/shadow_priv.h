@@ -179,8 +179,11 @@ enum node_state {
 enum node_state node_judge(struct shadow *s, const struct node *n);
 /* Without VMAs to split for it the page is unmapped. */
 void node_set_readonly(struct shadow *s, uint32_t i);
-/* VMAs have run out, or nearly. */
+/* VMAs have run out: everything goes. */
 void drop_for_vmas(struct shadow *s);
+/* The estimate says that they nearly have: they are counted, and everything
+ * goes if that is so. */
+void spare_vmas(struct shadow *s);
 
 /* ---- shadow_large.c: 2 MiB at once ---- */
 
@@ -204,6 +207,8 @@ void carpet_fini(struct shadow *s);
  * another way, or unmapped. */
 void carpet_cut(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n);
 void carpet_cut_window(struct shadow *s, unsigned win);
+/* Does the page lie in one? */
+bool carpet_has(struct shadow *s, unsigned win, uint32_t vpn);
 /* None is to be over these pages of memory, opened or not: for large ranges, of
  * which no page is mapped. */
 void carpet_drop_range(struct shadow *s, uint64_t ppn, uint64_t n);
