@@ -28,6 +28,11 @@ ASRCS := $(wildcard vmm/*/*.S)
 OBJS := $(SRCS:%.c=$(BUILD)/%.o) $(ASRCS:%.S=$(BUILD)/%.o)
 LIB := $(BUILD)/libsardine.a
 
+# Objects are made anew when the flags are others than last time.
+FLAGS := $(BUILD)/.flags
+$(shell mkdir -p $(BUILD); printf '%s\n' '$(CC) $(ALL_CFLAGS)' | \
+	cmp -s - $(FLAGS) || printf '%s\n' '$(CC) $(ALL_CFLAGS)' >$(FLAGS))
+
 all: $(BUILD)/sardine
 
 # The whole archive: engines are chosen by link, through weak references.
@@ -39,11 +44,11 @@ $(LIB): $(OBJS)
 	@rm -f $@
 	@ar rcs $@ $^
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c $(FLAGS)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
-$(BUILD)/%.o: %.S
+$(BUILD)/%.o: %.S $(FLAGS)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
@@ -55,7 +60,7 @@ $(addprefix $(BUILD)/vmm/bt/,fast.o tc.o ccf.o ibtc.o reloc.o translate_cold.o):
 # Unit and property tests: one program a file, linked with the library.
 UNIT_SRCS := $(wildcard tests/unit/*.c tests/prop/*.c)
 UNITS := $(UNIT_SRCS:%.c=$(BUILD)/%)
-$(UNITS): $(BUILD)/%: %.c $(LIB)
+$(UNITS): $(BUILD)/%: %.c $(LIB) $(FLAGS)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) -lcmocka $(LIBS)
 units: $(UNITS)

@@ -6,7 +6,8 @@
  * than of the monitor: anonymous memory and its proportional part of program
  * files (Pss_Anon, Pss_File of smaps_rollup), page tables (VmPTE), and every
  * memfd it holds that is not the guest's and not a pool (translation cache,
- * control area).
+ * control area); and the memory of the processes that it started, of which there
+ * is one at most: its network (vmm/cli/netd.c, 2 MiB).
  *
  * What a resting monitor's 2.8 MiB are (128 MiB guest, KiB, two of them on the
  * host): page tables 550, allocator 530 (the engine's struct, the interpreter's
