@@ -30,7 +30,7 @@
 #include "mm/types.h"
 
 #define CONTROL_MAGIC	0x314c5443454e4453ull /* "SDNECTL1" */
-#define CONTROL_VERSION 3u
+#define CONTROL_VERSION 4u
 
 enum control_state {
 	CONTROL_NEW,	  /* made by the manager; no monitor has come yet */
@@ -143,9 +143,10 @@ struct control {
 	uint64_t swapped_pages;	   /* state SWAPPED */
 	uint64_t store_bytes;	   /* memory of the compressed store */
 	uint64_t store_payload;	   /* bytes of the objects in it */
-	uint64_t decompressed;	   /* pages brought back from it, ever */
-	uint64_t swapped_in;	   /* pages brought back from swap, ever */
-	uint64_t swap_ahead;	   /* of those, read ahead of their touch */
+	uint64_t store_limit;  /* what it may take, if there is a swap file */
+	uint64_t decompressed; /* pages brought back from it, ever */
+	uint64_t swapped_in;   /* pages brought back from swap, ever */
+	uint64_t swap_ahead;   /* of those, read ahead of their touch */
 	uint64_t swap_read_errors; /* reads that had to be tried again */
 	uint64_t discarded;	   /* pages given back by the guest, ever */
 	uint64_t evict[16];	   /* by enum evict, ever */

@@ -21,10 +21,22 @@
  * Pages that did not compress go to the swap file, if there is one; else they
  * are passed over until they are written again.
  *
- * The store is memory, too. With a swap file it is held to half of the quota:
- * a third hand, which follows the back hand, sends what was compressed first to
- * the swap file. Pages on their way count as gone, or a slow disk would have
- * ever more pages sent.
+ * The store is memory, too: what is in it the guest does not have. With a swap
+ * file it has a limit, beyond which a third hand sends what was compressed first
+ * to the swap file: it clears the mark that a page got when it was compressed,
+ * and takes those that have none. Pages on their way count as gone, or a slow
+ * disk would have ever more pages sent.
+ *
+ * How much is good for the store? A page of memory taken from it saves what the
+ * guest waits for pages of the store, each S-th of it if there are S; and it
+ * sends 1/r pages to the swap file (r: what a page takes in the store), each of
+ * which will be asked for about as often as one of the W that are there. At the
+ * best limit the two are equal. So the limit goes up, for each page that comes
+ * back from the swap file, by S/(r * W) pages times what that takes longer than
+ * one from the store, and down by two for each of those: one, and one more as
+ * pages that were compressed last are asked for more often than the average. A
+ * guest whose working set fits has nearly all of the quota for it; one that uses
+ * all of its memory has a store of half of the quota, the most that it may be.
  *
  * The cost of marking is the guest's: 7 to 11 us for each page that it uses. It
  * is paid only by a VM that is over its quota, or that the manager says soon
@@ -51,15 +63,18 @@
 #include "mm/p2m_reclaim.h"
 #include "mm/p2m_share.h"
 
-#define SAMPLE	  100u
-#define ONE	  65536u /* averages are fractions of that */
-#define SLOW	  4u	 /* of a new value, one part in so many */
-#define FAST	  2u
-#define PUNCH_MAX 64u
-#define MARK_RUN  32u
-#define LEARN	  128u
-#define LEAST_FAR 256u
-#define LOOKS	  3u /* calls of p2m_sample a period */
+#define SAMPLE	    100u
+#define ONE	    65536u /* averages are fractions of that */
+#define SLOW	    4u	   /* of a new value, one part in so many */
+#define FAST	    2u
+#define PUNCH_MAX   64u
+#define MARK_RUN    32u
+#define LEARN	    128u
+#define LEAST_FAR   256u
+#define LOOKS	    3u	   /* calls of p2m_sample a period */
+#define TOUCH_NS    12000u /* of a touch, whatever it takes to bring it in */
+#define STORE_MOST  2u	   /* the store's part of the quota, at most */
+#define STORE_LEAST 32u
 
 struct p2m_clock {
 	/* Positions among the RAM pages, in [0, ram pages); front is ahead
@@ -68,6 +83,8 @@ struct p2m_clock {
 	uint64_t far;	      /* lead at most */
 	unsigned looked, hot; /* pages at the back hand; of those, touched */
 	uint64_t cold;	      /* of the hand that empties the store */
+	uint64_t store_limit; /* bytes; 0: not known yet */
+	uint64_t cost[LATENCY_KINDS]; /* ns, averages */
 
 	ppn_t sample[SAMPLE];
 	unsigned samples, looks;
@@ -210,12 +227,63 @@ static bool take(struct p2m *p, struct run *r, bool force)
 	return true;
 }
 
-static bool store_too_big(const struct p2m *p)
+/* How big the store may be, moved by so many bytes. */
+static uint64_t store_limit(struct p2m *p, int64_t by)
 {
+	struct p2m_clock *c = p->clock;
 	uint64_t quota = control_get(&p->ctl->quota_bytes);
+	int64_t most = quota / STORE_MOST, least = quota / STORE_LEAST;
+	int64_t limit = c->store_limit ? (int64_t)c->store_limit + by : most;
 
+	limit = limit < least ? least : limit;
+	c->store_limit = limit > most ? most : limit;
+	control_set(&p->ctl->store_limit, c->store_limit);
+	return c->store_limit;
+}
+
+/* Pages that a page of the store's memory holds, in 256ths. */
+static uint64_t packed_256(const struct p2m *p)
+{
+	uint64_t bytes = control_get(&p->ctl->store_bytes);
+	uint64_t n = p->count[P2M_COMPRESSED];
+
+	return bytes ? (n << (PAGE_SHIFT + 8)) / bytes : 256;
+}
+
+/* What the limit grows by for a page out of the swap file. */
+static uint64_t worth(const struct p2m *p)
+{
+	const uint64_t *cost = p->clock->cost;
+	uint64_t s = p->count[P2M_COMPRESSED], w = p->count[P2M_SWAPPED] + 1;
+	uint64_t in = cost[LATENCY_SWAP_IN], out = cost[LATENCY_DECOMPRESS];
+	uint64_t by;
+
+	if (!out || in <= out)
+		return PAGE_SIZE;
+	by = PAGE_SIZE * packed_256(p) / 256 * (in - out) / out;
+	s = s < w / 64 ? w / 64 : s; /* it must be able to begin */
+	return s < w ? by * s / w : by;
+}
+
+void p2m_clock_in(struct p2m *p, unsigned kind, uint64_t ns)
+{
+	uint64_t *cost = &p->clock->cost[kind];
+
+	ns += TOUCH_NS;
+	*cost = *cost ? *cost + ns / 64 - *cost / 64 : ns;
+	if (!p->swap)
+		return;
+	if (kind == LATENCY_SWAP_IN)
+		store_limit(p, (int64_t)worth(p));
+	else
+		store_limit(p, -2 * (int64_t)PAGE_SIZE);
+}
+
+static bool store_too_big(struct p2m *p)
+{
 	return p->swap && p->count[P2M_COMPRESSED] &&
-	       control_get(&p->ctl->store_bytes) > quota / 2 + p->out_bytes;
+	       control_get(&p->ctl->store_bytes) >
+		       store_limit(p, 0) + p->out_bytes;
 }
 
 /* Send the next page of the store to the swap file. */
@@ -223,11 +291,16 @@ static bool empty_store(struct p2m *p)
 {
 	struct p2m_clock *c = p->clock;
 
-	for (uint64_t i = 0; i < ram_pages(p); i++) {
+	for (uint64_t i = 0; i < 2 * ram_pages(p); i++) {
 		ppn_t ppn = nth(p, c->cold);
 		enum evict why;
 
 		if (ent_state(p->ent[ppn.n]) != P2M_COMPRESSED) {
+			c->cold++;
+			continue;
+		}
+		if (bit_test(p->fresh, ppn.n)) {
+			p->fresh[ppn.n / 64] &= ~(1ull << ppn.n % 64);
 			c->cold++;
 			continue;
 		}

@@ -64,8 +64,9 @@ struct p2m {
 	size_t ent_bytes, region_bytes, own_ctl_bytes, pool_bytes;
 
 	/* p2m_reclaim.c */
-	uint64_t *idle; /* unmapped, and nobody has touched it since */
-	uint16_t *pins; /* by PPN */
+	uint64_t *idle;	 /* unmapped, and nobody has touched it since */
+	uint64_t *fresh; /* compressed, and the clock has not been there */
+	uint16_t *pins;	 /* by PPN */
 	struct store *store;
 	struct swap *swap;
 	uint64_t *out;	    /* pages on their way to the swap file */
@@ -150,6 +151,8 @@ void p2m_swap_free(struct p2m *p, uint32_t slot);
 /* p2m_clock.c */
 int p2m_clock_init(struct p2m *p);
 void p2m_clock_fini(struct p2m *p);
+/* A page that was asked for is back, after so long (LATENCY_*). */
+void p2m_clock_in(struct p2m *p, unsigned kind, uint64_t ns);
 
 /* Somebody wants the page: it is no longer idle, and it is here. */
 static inline void p2m_touch(struct p2m *p, ppn_t ppn)

@@ -88,8 +88,9 @@ int p2m_reclaim_init(struct p2m *p, const struct p2m_config *cfg)
 	int r = 0;
 
 	p->idle = sparse(idle_bytes(p));
+	p->fresh = sparse(idle_bytes(p));
 	p->pins = sparse(p->max_ppn * sizeof(*p->pins));
-	if (!p->idle || !p->pins || p2m_clock_init(p))
+	if (!p->idle || !p->fresh || !p->pins || p2m_clock_init(p))
 		return -ENOMEM;
 	if (cfg->store_fd <= 0 && cfg->swap_fd <= 0)
 		return 0;
@@ -110,6 +111,8 @@ void p2m_reclaim_fini(struct p2m *p)
 {
 	if (p->idle)
 		munmap(p->idle, idle_bytes(p));
+	if (p->fresh)
+		munmap(p->fresh, idle_bytes(p));
 	if (p->pins)
 		munmap(p->pins, p->max_ppn * sizeof(*p->pins));
 	p2m_swap_fini(p);
@@ -178,6 +181,7 @@ void p2m_count_latency(struct p2m *p, unsigned kind, uint64_t begin)
 		b = LATENCY_BUCKETS - 1;
 	control_add(&p->ctl->latency[kind][b], 1);
 	control_add(&p->ctl->latency_ns[kind], ns);
+	p2m_clock_in(p, kind, ns);
 }
 
 _Noreturn void p2m_lost(struct p2m *p, ppn_t ppn, const char *what, int err)
@@ -339,6 +343,7 @@ static enum evict pack(struct p2m *p, ppn_t ppn)
 	if (r)
 		return r == -ENOSPC ? EVICT_no_store : EVICT_no_memory;
 	publish_store(p);
+	p->fresh[ppn.n / 64] |= 1ull << ppn.n % 64;
 	p2m_give_up(p, ppn, P2M_COMPRESSED, handle);
 	return EVICT_compressed;
 }
