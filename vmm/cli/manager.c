@@ -33,8 +33,10 @@
 #include "vmm/cli/prom.h"
 #include "vmm/cli/server.h"
 
-#define STOP_NS (5 * NS_PER_S)
-#define BOOT_NS (60 * NS_PER_S)
+#define STOP_NS	   (5 * NS_PER_S)
+#define BOOT_NS	   (60 * NS_PER_S)
+#define SCAN_NS	   (NS_PER_S / 100)
+#define SCAN_PAGES 256u /* between two looks at the clock */
 
 uint64_t manager_now_ns(void)
 {
@@ -371,6 +373,17 @@ static void look_for_boots(struct manager *m)
 	}
 }
 
+/* Looking for equal pages, for as long as nobody has to wait for it. */
+static uint64_t scan(struct manager *m, uint64_t now)
+{
+	uint64_t end = now + SCAN_NS, next;
+
+	do
+		next = share_scan_step(m->host, SCAN_PAGES, now);
+	while (next <= now && manager_now_ns() < end);
+	return next;
+}
+
 void manager_poll(struct manager *m, int timeout_ms)
 {
 	struct epoll_event ev[32];
@@ -398,7 +411,7 @@ void manager_poll(struct manager *m, int timeout_ms)
 		dispatch(m, &ev[i]);
 	now = manager_now_ns();
 	if (!m->stopping && (n > 0 || m->scan_ns <= now))
-		m->scan_ns = share_scan_step(m->host, SHARE_STEP_PAGES, now);
+		m->scan_ns = scan(m, now);
 	else if (m->stopping)
 		m->scan_ns = now + NS_PER_S;
 	if (!m->stopping)

@@ -64,8 +64,7 @@ struct mvm {
 		uint64_t shares, min, max;
 		uint64_t used; /* memory of its own, as the kernel says */
 		uint64_t quota, bound;
-		uint64_t quick_next_ns, nudge_ns;
-		int64_t rest; /* of the overhead, besides the quick part */
+		uint64_t nudge_ns;
 		bool told_waiting;
 		/* manager_balloon.c */
 		uint64_t balloon, balloon_ns, oom_ns;
@@ -97,6 +96,7 @@ struct manager {
 	uint64_t start_ns, scan_ns; /* when the scanner wants to run */
 	size_t engine_errors, failed;
 	uint64_t reclaim_ns; /* when the budget is looked at next */
+	uint64_t late_ns;    /* that it was looked at too late, at worst */
 	enum reclaim_state reclaim_state;
 	uint64_t rest_ns;		     /* when manager_rest looks next */
 	int commands, commander[COMMANDERS]; /* manager_command.c */
@@ -113,8 +113,9 @@ int manager_watch(struct manager *m, int fd, enum source src, uint32_t index,
 /* Closes it if it is open, and makes it -1. */
 void manager_close_fd(int *fd);
 
-/* Sample the monitor's own memory if it is time (fresh: anyway). */
-void manager_sample_overhead(struct mvm *v, uint64_t now, bool fresh);
+/* Sample the monitor's own memory if it is time (exact: anyway, and however long
+ * it takes). */
+void manager_sample_overhead(struct mvm *v, uint64_t now, bool exact);
 /* Of --swap-size, the part of a VM of that size. */
 uint64_t manager_swap_bytes(const struct manager *m, uint64_t mem);
 /* A swap file of bytes in --swap DIR: its descriptor, or -errno with one line in

@@ -30,12 +30,10 @@
 #include "mm/sharing/share.h"
 #include "mm/types.h"
 #include "vmm/cli/options.h"
-#include "vmm/cli/overhead.h"
 
 #define MB	       ((uint64_t)1 << 20)
 #define TAX	       0.75
-#define RESERVE	       40 /* the budget's fortieth part */
-#define QUICK_NS       (NS_PER_S / 2)
+#define RESERVE	       40	      /* the budget's fortieth part */
 #define NUDGE_NS       (2 * NS_PER_S) /* for sampling */
 #define YOUNG_NS       (10 * NS_PER_S)
 #define YOUNG_OVERHEAD (12 * MB)
@@ -118,22 +116,9 @@ static bool lives(const struct mvm *v)
 	return v->pid && v->share;
 }
 
-/* The full sample (manager_sample.c) is dear; in between its cheap part is
- * asked for, and the rest is taken to be what it was. */
 static uint64_t overhead_of(struct mvm *v, uint64_t now)
 {
-	int skip[3] = {v->memfd, v->pool_fd, v->store_fd};
-	uint64_t quick;
-
-	if (now >= v->re.quick_next_ns &&
-	    !overhead_quick(v->pid, skip, 3, &quick)) {
-		v->re.quick_next_ns = now + QUICK_NS;
-		if (now >= v->overhead_next_ns) {
-			manager_sample_overhead(v, now, false);
-			v->re.rest = (int64_t)(v->overhead - quick);
-		}
-		v->overhead = quick + (uint64_t)v->re.rest;
-	}
+	manager_sample_overhead(v, now, false);
 	if (now - v->start_ns < YOUNG_NS && v->overhead < YOUNG_OVERHEAD)
 		return YOUNG_OVERHEAD;
 	return v->overhead;
@@ -258,6 +243,19 @@ static uint64_t pools(struct manager *m)
 	return sum;
 }
 
+/* A manager that does not get to run, or is held up, is to be known: the VMs go
+ * on under the quotas that they have. */
+static void tell_late(struct manager *m, uint64_t now)
+{
+	uint64_t late = m->reclaim_ns ? now - m->reclaim_ns : 0;
+
+	if (late < NS_PER_S || late < m->late_ns + m->late_ns / 4)
+		return;
+	m->late_ns = late;
+	manager_event(m, "the budget was not looked at for %" PRIu64 " ms",
+		      late / 1000000);
+}
+
 void manager_reclaim(struct manager *m, uint64_t now)
 {
 	uint64_t budget = m->cfg.budget_bytes, used = pools(m), bytes;
@@ -267,6 +265,7 @@ void manager_reclaim(struct manager *m, uint64_t now)
 
 	if (!m->cfg.enforce || now < m->reclaim_ns)
 		return;
+	tell_late(m, now);
 	m->reclaim_ns = now + RECLAIM_MS * 1000000ull;
 	r = calloc(m->n_vms + 1, sizeof(*r));
 	if (!r)

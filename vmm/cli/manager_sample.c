@@ -19,9 +19,10 @@
 #include "vmm/cli/overhead.h"
 #include "vmm/cli/report_fields.h"
 
-#define OVERHEAD_NS	 (2 * NS_PER_S)	 /* between samples of a young VM */
-#define OVERHEAD_SLOW_NS (15 * NS_PER_S) /* and of one that is up */
-#define YOUNG_NS	 (40 * NS_PER_S)
+#define OVERHEAD_QUICK_NS (NS_PER_S / 2)  /* between samples under a budget, */
+#define OVERHEAD_NS	  (2 * NS_PER_S)  /* of a young VM, */
+#define OVERHEAD_SLOW_NS  (15 * NS_PER_S) /* and of one that is up */
+#define YOUNG_NS	  (40 * NS_PER_S)
 
 static const char *live_state(const struct mvm *v)
 {
@@ -39,18 +40,25 @@ static const char *live_state(const struct mvm *v)
 	}
 }
 
-void manager_sample_overhead(struct mvm *v, uint64_t now, bool fresh)
+static uint64_t overhead_gap(const struct mvm *v, uint64_t now)
+{
+	if (v->m->cfg.enforce)
+		return OVERHEAD_QUICK_NS;
+	return now - v->start_ns < YOUNG_NS ? OVERHEAD_NS : OVERHEAD_SLOW_NS;
+}
+
+void manager_sample_overhead(struct mvm *v, uint64_t now, bool exact)
 {
 	int skip[3] = {v->memfd, v->pool_fd, v->store_fd};
+	unsigned sharers = manager_alive(v->m) + 1;
 	uint64_t bytes;
 
-	if (!fresh && now < v->overhead_next_ns)
+	if (!exact && now < v->overhead_next_ns)
 		return;
-	if (!overhead_sample(v->pid, skip, 3, &bytes))
+	if (!(exact ? overhead_exact(v->pid, skip, 3, &bytes)
+		    : overhead_sample(v->pid, skip, 3, sharers, &bytes)))
 		v->overhead = bytes;
-	v->overhead_next_ns =
-		now +
-		(now - v->start_ns < YOUNG_NS ? OVERHEAD_NS : OVERHEAD_SLOW_NS);
+	v->overhead_next_ns = now + overhead_gap(v, now);
 }
 
 static uint64_t pages_word(const struct mvm *v, const uint64_t *word)

@@ -85,22 +85,29 @@ static int sum_memfds(pid_t pid, const int *skip, unsigned n_skip,
 	return 0;
 }
 
-static int sum_one(pid_t pid, bool quick, uint64_t *bytes)
+/* sharers 0: exactly. */
+static int sum_one(pid_t pid, unsigned sharers, uint64_t *bytes)
 {
 	static const char *const rollup[] = {"Pss_Anon", "Pss_File", NULL};
 	static const char *const tables[] = {"VmPTE", NULL};
 	static const char *const cheap[] = {"RssAnon", "VmPTE", NULL};
+	static const char *const shared[] = {"RssFile", NULL};
+	uint64_t files = 0;
 	int r;
 
-	if (quick)
-		return sum_keys(pid, "status", cheap, bytes);
+	if (sharers) {
+		r = sum_keys(pid, "status", cheap, bytes);
+		r = r ? r : sum_keys(pid, "status", shared, &files);
+		*bytes += files / sharers;
+		return r;
+	}
 	r = sum_keys(pid, "smaps_rollup", rollup, bytes);
 	return r ? r : sum_keys(pid, "status", tables, bytes);
 }
 
 /* The processes that the monitor started (its network). One that has just
  * ended counts nothing, nor do any where the kernel does not list them. */
-static void sum_children(pid_t pid, bool quick, uint64_t *bytes)
+static void sum_children(pid_t pid, unsigned sharers, uint64_t *bytes)
 {
 	char path[64];
 	int child;
@@ -110,33 +117,33 @@ static void sum_children(pid_t pid, bool quick, uint64_t *bytes)
 		 (int)pid);
 	f = fopen(path, "re");
 	while (f && fscanf(f, "%d", &child) == 1)
-		(void)sum_one(child, quick, bytes);
+		(void)sum_one(child, sharers, bytes);
 	if (f)
 		fclose(f);
 }
 
-static int sum_all(pid_t pid, const int *skip, unsigned n_skip, bool quick,
-		   uint64_t *bytes)
+static int sum_all(pid_t pid, const int *skip, unsigned n_skip,
+		   unsigned sharers, uint64_t *bytes)
 {
 	uint64_t sum = 0;
-	int r = sum_one(pid, quick, &sum);
+	int r = sum_one(pid, sharers, &sum);
 
 	if (!r)
 		r = sum_memfds(pid, skip, n_skip, &sum);
 	if (r)
 		return r;
-	sum_children(pid, quick, &sum);
+	sum_children(pid, sharers, &sum);
 	*bytes = sum;
 	return 0;
 }
 
-int overhead_sample(pid_t pid, const int *skip, unsigned n_skip,
-		    uint64_t *bytes)
+int overhead_exact(pid_t pid, const int *skip, unsigned n_skip, uint64_t *bytes)
 {
-	return sum_all(pid, skip, n_skip, false, bytes);
+	return sum_all(pid, skip, n_skip, 0, bytes);
 }
 
-int overhead_quick(pid_t pid, const int *skip, unsigned n_skip, uint64_t *bytes)
+int overhead_sample(pid_t pid, const int *skip, unsigned n_skip,
+		    unsigned sharers, uint64_t *bytes)
 {
-	return sum_all(pid, skip, n_skip, true, bytes);
+	return sum_all(pid, skip, n_skip, sharers, bytes);
 }
