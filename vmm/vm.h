@@ -81,6 +81,7 @@ struct vm_config {
 	bool no_chain;
 	bool count; /* translated code counts what it executes */
 	bool lockstep;
+	bool pair_all; /* calls and returns paired everywhere */
 	/* The guest's clocks and TSC run 2^this times slower than real ones: for
 	 * what is too slow to keep up with its timer (lockstep). */
 	unsigned time_shift;

@@ -303,12 +303,18 @@ static void test_code32(void **state)
 	diff(&(struct vm_config){0}, GEN_ALL | GEN_CODE32, 40, 7);
 }
 
+static void test_paired(void **state)
+{
+	diff(&(struct vm_config){.pair_all = true}, GEN_INT | GEN_FLOW, 60, 0);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_teardown(name, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_int), T(test_string), T(test_vector),	 T(test_x87),
-		T(test_all), T(test_single), T(test_tiny_cache), T(test_code32),
+		T(test_int),	    T(test_string), T(test_vector),
+		T(test_x87),	    T(test_all),    T(test_single),
+		T(test_tiny_cache), T(test_code32), T(test_paired),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

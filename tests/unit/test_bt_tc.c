@@ -34,7 +34,8 @@ struct side {
 };
 static struct side bt, itp;
 
-static void make_side(struct side *s, const struct engine_ops *e, uint64_t tc)
+static void make_side(struct side *s, const struct engine_ops *e, uint64_t tc,
+		      bool pair)
 {
 	struct fix *f;
 
@@ -42,7 +43,7 @@ static void make_side(struct side *s, const struct engine_ops *e, uint64_t tc)
 	f = s->f;
 	s->e = e;
 	vcpu_destroy(f->v);
-	f->vm.cfg = (struct vm_config){.tc_bytes = tc};
+	f->vm.cfg = (struct vm_config){.tc_bytes = tc, .pair_all = pair};
 	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
 	assert_non_null(f->v);
 	assert_int_equal(e->init(&f->vm, f->v), 0);
@@ -149,13 +150,13 @@ static void run_side(struct side *s, uint64_t rip)
 	assert_int_equal(x, EXIT_HLT);
 }
 
-static void pressure(uint64_t tc, bool must_evict)
+static void pressure(uint64_t tc, bool must_evict, bool pair)
 {
 	struct bt *b;
 
 	rng = tc;
-	make_side(&bt, &engine_bt, tc);
-	make_side(&itp, &engine_interp, tc);
+	make_side(&bt, &engine_bt, tc, pair);
+	make_side(&itp, &engine_interp, tc, pair);
 	b = (struct bt *)bt.f->v->bt;
 	for (unsigned k = 0; k < BLOCKS; k++)
 		put_block(k);
@@ -191,15 +192,27 @@ static void pressure(uint64_t tc, bool must_evict)
 
 static void test_128k(void **state)
 {
-	pressure(128 << 10, true);
+	pressure(128 << 10, true, false);
 }
 static void test_300k(void **state)
 {
-	pressure(300 << 10, true);
+	pressure(300 << 10, true, false);
 }
 static void test_enough(void **state)
 {
-	pressure(16 << 20, false);
+	pressure(16 << 20, false, false);
+}
+static void test_128k_paired(void **state)
+{
+	pressure(128 << 10, true, true);
+}
+static void test_300k_paired(void **state)
+{
+	pressure(300 << 10, true, true);
+}
+static void test_enough_paired(void **state)
+{
+	pressure(16 << 20, false, true);
 }
 
 /* Sizes that cannot be are refused. */
@@ -224,6 +237,9 @@ int main(void)
 		T(test_128k),
 		T(test_300k),
 		T(test_enough),
+		T(test_128k_paired),
+		T(test_300k_paired),
+		T(test_enough_paired),
 		cmocka_unit_test(test_bounds),
 	};
 

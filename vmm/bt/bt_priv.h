@@ -102,7 +102,8 @@ struct ccf {
 	uint32_t recov; /* index of the first */
 	uint32_t next_hash, next_page, next_page2;
 	uint32_t ibtc_next; /* shares the IBTC entry */
-	uint16_t miss;	    /* from checked: rel32 for when the check fails */
+	uint16_t pad;  /* from host: where its call's return arrives; 0: none */
+	uint16_t miss; /* from checked: rel32 for when the check fails */
 	bool in_ibtc;
 	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
 	uint32_t reloc;	       /* index of the first */
@@ -172,11 +173,13 @@ struct bt_stats {
 	BT_STATS(BT_STAT_FIELD, )
 };
 
-/* The TC begins with jumps out: for checks that fail, and for exits that are
- * not chained. */
+/* The TC begins with jumps out, for checks that fail and for exits that are not
+ * chained, and with what returns do that lead to no pad. */
 #define TC_MISS_STUB  0
 #define TC_CHAIN_STUB 16
-#define TC_START      32
+#define TC_RET_STUB   32 /* a return that bt_ret has nothing for */
+#define TC_JMP_STUB   35 /* its end: to r11, through the IBTC */
+#define TC_START      64
 /* In front of each checked entry: the CCF's id. */
 #define TC_HEADER     4
 #define TC_ALIGN      8
@@ -271,7 +274,7 @@ struct bt {
 
 	ZydisDecoder dec;
 	unsigned tu_max;
-	bool chain, lockstep, count;
+	bool chain, lockstep, count, pair_all;
 	bool xgetbv1; /* the host has XGETBV with ECX = 1, and XSAVEC */
 	uint8_t mode; /* of the running vCPU */
 	enum shadow_fill last_fill; /* of the last host fault */
@@ -443,6 +446,16 @@ void ibtc_trim(struct bt *bt);
 void ibtc_fill(struct bt *bt, uint32_t id);
 /* Take one CCF out of it. */
 void ibtc_clear(struct bt *bt, uint32_t id);
+/* Shall calls of code that is translated now be paired with their returns? */
+bool ret_pairs(const struct bt *bt);
+/* Forget where returns go on: all of CPL 0 or of CPL 3; those to the CCF. */
+void ret_clear(struct bt *bt, bool user);
+void ret_forget(struct bt *bt, const struct ccf *c);
+/* The entry for the return address of a call in code of that mode. */
+static inline uint64_t *ret_entry(struct bt *bt, unsigned mode, uint64_t rip)
+{
+	return &bt->v->bt_ret[!!(mode & MODE_USER)][rip & 255];
+}
 /* Forget the view's entries and its chains across pages. */
 void ibtc_flush(struct bt *bt, unsigned view);
 /* Those of all contexts. */

@@ -299,6 +299,7 @@ void ccf_unlink(struct bt *bt, uint32_t id)
 	for (unsigned e = 0; e < CCF_EXITS; e++)
 		unlink_exit(bt, id, e);
 	ibtc_clear(bt, id);
+	ret_forget(bt, c);
 }
 
 void ccf_relink(struct bt *bt, uint32_t id)

@@ -18,7 +18,9 @@
  * unit (translate.c). (3) FS/GS base plus a constant: derived the same way.
  * (4) rT plus constants chosen by the translator. Code: a jump goes to a
  * chained unit, or through the IBTC, whose index is masked by its width and
- * whose entries are units or the miss exit. No instruction is emitted that is
+ * whose entries are units or the miss exit, or by a return through bt_ret, whose
+ * entries are code of units that compares where it should lead, or the miss exit
+ * (ibtc.c). No instruction is emitted that is
  * not on the list of tu.c. Windows map only what the p2m says is this guest's.
  */
 #include <cpuid.h>
@@ -316,6 +318,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	bt->lockstep = vm->cfg.lockstep;
 	bt->xgetbv1 = host_has_xgetbv1();
 	bt->count = vm->cfg.count;
+	bt->pair_all = vm->cfg.pair_all;
 	bt->epoch_next = 1;
 	bt->kern_epoch = 1;
 	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,

@@ -48,6 +48,7 @@
 #include "vmm/bt/bt_priv.h"
 #include "vmm/vm.h"
 #include "vmm/x86/emit.h"
+#include "vmm/x86/regs.h"
 
 static void *reserve(size_t bytes)
 {
@@ -57,7 +58,7 @@ static void *reserve(size_t bytes)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void put_miss_stub(struct bt *bt)
+static void put_stubs(struct bt *bt)
 {
 	struct emit e = {bt->rw, bt->rw, bt->rw + TC_START, false};
 
@@ -65,12 +66,17 @@ static void put_miss_stub(struct bt *bt)
 	e.p = bt->rw + TC_CHAIN_STUB;
 	emit_store(&e, 11, 15, BT_D_HOT(HOT_EXIT_INFO));
 	emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_CHAIN));
+	e.p = bt->rw + TC_RET_STUB;
+	emit_mov(&e, R_RSP, 10);
+	BUG_ON(e.p != bt->rw + TC_JMP_STUB);
+	emit_movzx16(&e, 10, 11);
+	emit_jmp_x(&e, 15, 10, BT_D_IBTC);
 }
 
 /* Region r has nothing in it. */
 static void region_reset(struct bt *bt, unsigned r)
 {
-	/* Of region 0, the miss stub and CCF 0 are taken. */
+	/* Of region 0, the common stubs and CCF 0 are taken. */
 	bt->region[r] = (struct tc_region){.used = r ? 0 : TC_START,
 					   .n_ccf = r ? 0 : 1};
 }
@@ -114,7 +120,9 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	    !bt->recov || !bt->reloc || !bt->tmpl || !bt->page_head ||
 	    !bt->smc_count || ccf_hash_init(bt) || ibtc_init(bt))
 		return -ENOMEM;
-	put_miss_stub(bt);
+	put_stubs(bt);
+	ret_clear(bt, false);
+	ret_clear(bt, true);
 	reset_all(bt);
 	bt->stats.tc_bytes = bytes;
 	return 0;
@@ -248,7 +256,7 @@ void tc_trim(struct bt *bt)
 	madvise(bt->tmpl, sizeof(*bt->tmpl) << TMPL_BITS, MADV_DONTNEED);
 	ccf_hash_trim(bt);
 	ibtc_trim(bt);
-	put_miss_stub(bt);
+	put_stubs(bt);
 }
 
 uint32_t tc_find(struct bt *bt, uint32_t host)

@@ -218,6 +218,26 @@ static void audit_ibtc(struct recount *rc)
 	differ(rc, "the number of CCFs in the IBTC", n, rc->in_ibtc);
 }
 
+/* Each entry is the stub's, or the pad of a CCF whose call it is for. */
+static void audit_returns(struct recount *rc)
+{
+	struct bt *bt = rc->bt;
+
+	for (unsigned u = 0; u < 2; u++)
+		for (unsigned i = 0; i < ARRAY_SIZE(bt->v->bt_ret[u]); i++) {
+			uint32_t at = bt->v->bt_ret[u][i] - (uint64_t)bt->rx;
+			uint32_t id = tc_find(bt, at);
+			const struct ccf *c = &bt->ccf[id];
+
+			if (at == TC_RET_STUB)
+				continue;
+			if (!is_live(bt, id) || at != c->host + c->pad ||
+			    ret_entry(bt, c->mode, c->rip + c->guest_len) !=
+				    &bt->v->bt_ret[u][i])
+				bad_ccf(rc, id, "a wrong pad of a return");
+		}
+}
+
 int tc_audit(struct bt *bt)
 {
 	struct recount rc = {.bt = bt};
@@ -226,6 +246,7 @@ int tc_audit(struct bt *bt)
 		audit_region(&rc, r);
 	audit_hash(&rc);
 	audit_ibtc(&rc);
+	audit_returns(&rc);
 	differ(&rc, "units_live", bt->stats.units_live, rc.live);
 	differ(&rc, "exits", bt->stats.exits, rc.exits);
 	differ(&rc, "exits_chained", bt->stats.exits_chained, rc.chained);

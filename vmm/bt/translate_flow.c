@@ -13,6 +13,7 @@
  */
 #include "vmm/bt/translate_priv.h"
 #include "vmm/mmu/walk.h"
+#include "vmm/x86/regs.h"
 
 static bool same_page(const struct tr *t, uint64_t target)
 {
@@ -78,6 +79,43 @@ static void gen_jmp_s0(struct tr *t)
 	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
 }
 
+static int32_t ret_disp(struct tr *t, uint64_t rip)
+{
+	return BT_D_VCPU((uint8_t *)ret_entry(t->bt, t->c->mode, rip) -
+			 (uint8_t *)t->bt->v);
+}
+
+/* After the push of the return address next (ibtc.c): call what is emitted after
+ * this, and put the pad in between. */
+static void gen_paired_call(struct tr *t, uint64_t next)
+{
+	uint8_t *p, *miss;
+
+	emit_mov(&t->e, S1, R_RSP);
+	emit_lea(&t->e, R_RSP, RT, ret_disp(t, next) + 8);
+	p = emit_call(&t->e);
+	t->c->pad = t->e.p - t->e.start;
+	emit_mov(&t->e, R_RSP, S1);
+	miss = put_check(&t->e, next);
+	emit_patch(miss, t->bt->rw + TC_JMP_STUB);
+	gen_goto(t, next);
+	emit_patch(p, t->e.p);
+	emit_mov(&t->e, R_RSP, S1);
+	delta_lost(t);
+}
+
+/* Return to the guest address in r11. */
+static void gen_paired_ret(struct tr *t)
+{
+	emit_store_imm32(&t->e, RT, BT_D_IND,
+			 t->c->host + (t->e.p - t->e.start));
+	gen_count(t, EXEC_IBTC, 1);
+	emit_movzx8(&t->e, S1, S0);
+	emit_lea_x(&t->e, S1, RT, S1, 3, ret_disp(t, 0));
+	emit_xchg(&t->e, S1, R_RSP);
+	emit_ret(&t->e);
+}
+
 void gen_goto(struct tr *t, uint64_t target)
 {
 	if (is_chainable(t, target)) {
@@ -141,11 +179,15 @@ bool gen_flow(struct tr *t, unsigned k)
 		break;
 	case K_CALL:
 		gen_push_const(t, next);
+		if (ret_pairs(t->bt))
+			gen_paired_call(t, next);
 		gen_goto(t, target);
 		break;
 	case K_CALL_IND:
 		gen_rm64(t, in, o);
 		gen_push_const(t, next);
+		if (ret_pairs(t->bt))
+			gen_paired_call(t, next);
 		gen_jmp_s0(t);
 		break;
 	case K_JMP_IND:
@@ -156,7 +198,10 @@ bool gen_flow(struct tr *t, unsigned k)
 		emit_pop(&t->e, S0);
 		if (in->i.operand_count_visible)
 			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
-		gen_jmp_s0(t);
+		if (ret_pairs(t->bt))
+			gen_paired_ret(t);
+		else
+			gen_jmp_s0(t);
 		break;
 	case K_IRET:
 		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),

@@ -23,7 +23,7 @@ struct run_opts {
 	uint64_t mem, tc_size;
 	uint32_t tu_max, time_shift;
 	bool no_reboot, debug_exit, rng, no_balloon, hvc, no_chain, count,
-		lockstep, verbose;
+		lockstep, pair_all, verbose;
 	char *confine, **disks, *net;
 };
 
@@ -81,6 +81,9 @@ static const struct opt opts[] = {
 	 OPT(struct run_opts, tu_max), .hidden = true},
 	{"no-chain", 0, OPT_FLAG, NULL, "bt does not chain CCFs",
 	 OPT(struct run_opts, no_chain), .hidden = true},
+	{"pair-all", 0, OPT_FLAG, NULL,
+	 "bt pairs calls and returns in all code, not only in large programs",
+	 OPT(struct run_opts, pair_all), .hidden = true},
 	{"lockstep", 0, OPT_FLAG, NULL,
 	 "bt and interp side by side; stop at the first difference",
 	 OPT(struct run_opts, lockstep), .hidden = true},
@@ -257,6 +260,7 @@ static int run_main(void *values, char *const args[])
 		.no_chain = o->no_chain,
 		.count = o->count,
 		.lockstep = o->lockstep,
+		.pair_all = o->pair_all,
 		.time_shift = o->time_shift,
 	};
 

@@ -233,6 +233,30 @@ static inline void emit_movzx16(struct emit *e, unsigned dst, unsigned src)
 	e8(e, 0xb7);
 	e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
 }
+static inline void emit_movzx8(struct emit *e, unsigned dst, unsigned src)
+{
+	e8(e, rex(0, dst, -1, src) | 0x40);
+	e8(e, 0x0f);
+	e8(e, 0xb6);
+	e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+}
+static inline void emit_xchg(struct emit *e, unsigned a, unsigned b)
+{
+	e8(e, rex(1, a, -1, b));
+	e8(e, 0x87);
+	e8(e, 0xc0 | (a & 7) << 3 | (b & 7));
+}
+static inline void emit_ret(struct emit *e)
+{
+	e8(e, 0xc3);
+}
+/* call rel32: returns where the rel32 is */
+static inline uint8_t *emit_call(struct emit *e)
+{
+	e8(e, 0xe8);
+	e32(e, 0);
+	return e->p - 4;
+}
 /* jmp [base+disp], jmp [base+index*8+disp] */
 static inline void emit_jmp_m(struct emit *e, unsigned base, int32_t d)
 {
