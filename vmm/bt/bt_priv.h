@@ -329,7 +329,7 @@ struct tu {
 enum insn_kind {
 	K_CALLOUT, /* the default: nothing unknown is ever copied */
 	K_PLAIN,
-	K_NOP, /* nothing to emit (prefetches) */
+	K_NOP, /* nothing to emit */
 	K_JCC,
 	K_JMP,
 	K_JMP_IND,

@@ -365,7 +365,10 @@ static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 	case ZYDIS_CATEGORY_STRINGOP:
 		return classify_string(in);
 	case ZYDIS_CATEGORY_PREFETCH:
-		return r->ok ? K_NOP : K_CALLOUT;
+		/* One that is left out costs a program that means it dearly. */
+		return !r->ok		    ? K_CALLOUT
+		       : operands_plain(in) ? K_PLAIN
+					    : K_NOP;
 	default:
 		break;
 	}

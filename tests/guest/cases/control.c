@@ -442,6 +442,49 @@ static void far_apart(void)
 		unmap_page(slot_va(slots[i], 0x7000));
 }
 
+/* ---- prefetches: hints, wherever they lead ---- */
+static void prefetch(void)
+{
+	static const struct {
+		u8 b[10], len;
+	} form[] = {
+		{ { 0x0f, 0x18, 0x00 }, 3 },		/* nta [rax] */
+		{ { 0x0f, 0x18, 0x08 }, 3 },		/* t0 [rax] */
+		{ { 0x0f, 0x18, 0x10 }, 3 },		/* t1 [rax] */
+		{ { 0x0f, 0x18, 0x18 }, 3 },		/* t2 [rax] */
+		{ { 0x0f, 0x0d, 0x08 }, 3 },		/* w [rax] */
+		{ { 0x41, 0x0f, 0x18, 0x0a }, 4 },	/* t0 [r10] */
+		{ { 0x43, 0x0f, 0x18, 0x0c, 0xbb }, 5 }, /* [r11 + r15 * 4] */
+		{ { 0x0f, 0x18, 0x8c, 0xd8, 0, 0, 0, 0x7f }, 8 },
+		{ { 0x0f, 0x18, 0x4c, 0x04, 8 }, 5 },	/* [rsp + rax + 8] */
+		{ { 0x0f, 0x18, 0x44, 0x24, 8 }, 5 },	/* [rsp + 8] */
+		{ { 0x0f, 0x18, 0x0d, 0, 0, 0, 0x80 }, 7 }, /* [rip - 2G] */
+		{ { 0x65, 0x0f, 0x18, 0x08 }, 4 },	/* gs:[rax] */
+		{ { 0x65, 0x0f, 0x18, 0x0c, 0x25, 0, 0, 0, 0 }, 9 },
+	};
+	static const u64 where[] = { 0, 1, 0x7fffffffffff, 1ul << 47, 1ul << 63,
+				     ~0ul, 0xffff800000000000, 0x5500001234 };
+
+	part("prefetch");
+	for (unsigned i = 0; i < sizeof(form) / sizeof(form[0]); i++)
+		for (unsigned k = 0; k < sizeof(where) / sizeof(where[0]); k++) {
+			u8 *p = buf;
+			struct regs r, a;
+
+			ebytes(&p, form[i].b, form[i].len);
+			ebytes(&p, form[i].b, form[i].len);
+			e_done(&p);
+			regs_kernel(&r, buf);
+			r.rax = r.rbx = r.r10 = r.r11 = r.r15 = where[k];
+			a = r;
+			run(&r);
+			if (r.vec != VEC_DONE)
+				fail_at("prefetch", i, "at %lx: vector %lu",
+					where[k], r.vec);
+			same_regs(&a, &r, 1);
+		}
+}
+
 /* ---- odd encodings ---- */
 static void odd(void)
 {
@@ -543,6 +586,7 @@ int main(void)
 	straddling();
 	fetches();
 	far_apart();
+	prefetch();
 	odd();
 	return 0;
 }
