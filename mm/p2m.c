@@ -47,6 +47,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/base/log.h"
 #include "mm/p2m_priv.h"
 
@@ -430,6 +431,7 @@ void p2m_zero_to_private(struct p2m *p, ppn_t ppn)
 
 void p2m_release_frame(struct p2m *p, ppn_t ppn)
 {
+	(void)fail_point("kill-monitor-released");
 	/* From here on the manager may reuse the frame. */
 	bit_set(p->released, ppn.n);
 	control_add(&p->ctl->released_seq, 1);

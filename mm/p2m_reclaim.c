@@ -47,6 +47,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/base/log.h"
 #include "mm/p2m_priv.h"
 #include "mm/p2m_share.h"
@@ -255,6 +256,7 @@ static void decompress(struct p2m *p, ppn_t ppn)
 	if (r)
 		p2m_lost(p, ppn, "its compressed copy is damaged", -r);
 	p2m_put_back(p, ppn, p->page);
+	(void)fail_point("kill-monitor-decompress");
 	p2m_store_free(p, ent_payload(e));
 	p2m_set_ent(p, ppn,
 		    ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, 0)));
@@ -344,6 +346,7 @@ static enum evict pack(struct p2m *p, ppn_t ppn)
 		return r == -ENOSPC ? EVICT_no_store : EVICT_no_memory;
 	publish_store(p);
 	p->fresh[ppn.n / 64] |= 1ull << ppn.n % 64;
+	(void)fail_point("kill-monitor-compress");
 	p2m_give_up(p, ppn, P2M_COMPRESSED, handle);
 	return EVICT_compressed;
 }
@@ -420,6 +423,8 @@ static uint64_t give_up(struct p2m *p, ppn_t ppn, uint64_t n, enum p2m_state to)
 		if (ent_state(p->ent[q.n]) == to && !ent_payload(p->ent[q.n]))
 			continue;
 		taken++;
+		if (to == P2M_BALLOONED)
+			(void)fail_point("kill-monitor-balloon");
 		if (!let_go(p, q, to))
 			continue;
 		if (run && q.n != start + run) {

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/p2m_priv.h"
 #include "mm/p2m_reclaim.h"
 #include "mm/p2m_share.h"
@@ -178,6 +179,7 @@ static bool settle(void *ctx, uint32_t n, uint32_t slot, const void *copy,
 		p2m_count_evict(p, err ? EVICT_swap_error : EVICT_changed);
 		return false;
 	}
+	(void)fail_point("kill-monitor-swapped");
 	old = p->ent[n];
 	p2m_call_drop(p, ppn); /* idle: there is none; but never trust that */
 	p2m_give_up(p, ppn, P2M_SWAPPED, slot);
@@ -250,6 +252,7 @@ void p2m_swap_in(struct p2m *p, ppn_t ppn)
 		uint32_t code = p->ent[q.n] & ENT_CODE;
 
 		p2m_put_back(p, q, buf + i * PAGE_SIZE);
+		(void)fail_point("kill-monitor-swap-in");
 		swap_free(p->swap, slot + i);
 		p2m_set_ent(p, q,
 			    ent_make(P2M_PRIVATE, code, PRIV_PAY(p->tick, 0)));

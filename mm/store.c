@@ -46,6 +46,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/base/log.h"
 
 #define SLAB_SHIFT 14
@@ -307,6 +308,7 @@ static int move(struct store *s, struct slab *from, unsigned i, struct slab *to)
 		drop_slot(s, to, k);
 		return -ENOMEM;
 	}
+	(void)fail_point("kill-monitor-compact");
 	s->moved(s->moved_ctx, h.ppn, was, is);
 	drop_slot(s, from, i);
 	return 0;

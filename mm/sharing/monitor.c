@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/p2m_share.h"
 #include "mm/sharing/share.h"
 
@@ -34,6 +35,7 @@ static void commit_all(struct p2m *p, const struct share_msg *in,
 		out->answers[i].reason = r;
 		if (r)
 			continue;
+		(void)fail_point("kill-monitor-commit");
 		if (n && q->ppn != start + n) {
 			p2m_punch(p, (ppn_t){start}, n);
 			n = 0;

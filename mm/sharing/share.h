@@ -161,6 +161,9 @@ int share_vm_add(struct share_group *g, const struct share_vm_config *cfg,
  * references are given back at once. */
 void share_vm_remove(struct share_vm *vm);
 void *share_vm_user(const struct share_vm *vm);
+/* For how long something that the VM was sent has been waiting for an answer,
+ * with none to anything else in between; 0: nothing has. */
+uint64_t share_vm_silent_ns(const struct share_vm *vm, uint64_t now_ns);
 /* Sharing for this VM off or on (on at first); off makes no new proposals. */
 void share_vm_enable(struct share_vm *vm, bool on);
 

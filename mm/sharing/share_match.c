@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/base/log.h"
 #include "mm/sharing/share_priv.h"
 #include "mm/zero.h"
@@ -58,6 +59,7 @@ static void join(struct share_vm *v, uint64_t ppn, const uint8_t *page,
 		pool_free(g->pool, f);
 		return;
 	}
+	(void)fail_point("kill-manager-pool");
 	/* The node changes hands: from the hint's record to the frame. */
 	w->rec[hint] = 0;
 	n->vm = INDEX_FRAME;

@@ -88,7 +88,9 @@ struct share_vm {
 	uint32_t unanswered; /* proposals sent */
 	uint64_t seq;
 
-	bool collecting; /* a COLLECT is unanswered */
+	bool collecting;   /* a COLLECT is unanswered */
+	bool heard;	   /* an answer came since the last step */
+	uint64_t asked_at; /* no step since then has found one */
 	uint64_t collect_at, collect_gap;
 
 	uint64_t shared, pending; /* records SHARED; PENDING, EARLY, ZEROING */

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/base/log.h"
 #include "mm/sharing/share_priv.h"
 
@@ -30,6 +31,7 @@ void share_frame_put(struct share_group *g, uint32_t f)
 	if (g->frame[f].node)
 		index_remove(g->index, g->frame[f].node);
 	g->frame[f].node = 0;
+	(void)fail_point("kill-manager-frame");
 	pool_free(g->pool, f);
 }
 
@@ -156,7 +158,9 @@ void share_flush(struct share_vm *v)
 		m.seq = ++v->seq;
 		memcpy(m.proposals, v->out + v->out_head,
 		       m.n * sizeof(m.proposals[0]));
+		(void)fail_point("kill-manager-propose");
 		r = v->h->ops->send(v->h->ctx, v, &m);
+		(void)fail_point("kill-manager-proposed");
 		if (r == -EAGAIN)
 			return;
 		if (r) {

@@ -36,6 +36,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/base/log.h"
 #include "mm/sharing/share_priv.h"
 
@@ -50,6 +51,8 @@ static void take_map(struct share_vm *v, uint64_t *map,
 		if (!control_get(&map[w]))
 			continue;
 		bits = __atomic_exchange_n(&map[w], 0, __ATOMIC_ACQUIRE);
+		if (map == v->released)
+			(void)fail_point("kill-manager-released");
 		for (; bits; bits &= bits - 1) {
 			uint64_t ppn = w * 64 + __builtin_ctzll(bits);
 
@@ -260,6 +263,24 @@ static bool scan_all(struct share_host *h, uint32_t budget)
 	return !budget;
 }
 
+static bool owes(const struct share_vm *v)
+{
+	return v->collecting || v->unanswered;
+}
+
+uint64_t share_vm_silent_ns(const struct share_vm *v, uint64_t now)
+{
+	return owes(v) && !v->heard && now > v->asked_at ? now - v->asked_at
+							 : 0;
+}
+
+static void listen_to(struct share_vm *v, uint64_t now)
+{
+	if (v->heard || !owes(v))
+		v->asked_at = now;
+	v->heard = false;
+}
+
 static uint64_t thread_ns(void)
 {
 	struct timespec t;
@@ -289,6 +310,7 @@ uint64_t share_scan_step(struct share_host *h, uint32_t budget, uint64_t now)
 
 	for (uint32_t i = 0; i < h->vms; i++)
 		if (h->vm[i]) {
+			listen_to(h->vm[i], now);
 			take_news(h->vm[i]);
 			age(h->vm[i], now);
 		}
@@ -382,6 +404,7 @@ static int on_answer(struct share_vm *v, const struct share_answer *a)
 		return -EPROTO;
 	}
 	v->unanswered--;
+	(void)fail_point("kill-manager-answer");
 	if (a->reason)
 		refused(v, a->ppn, a->reason);
 	else
@@ -412,6 +435,7 @@ int share_on_msg(struct share_vm *v, const struct share_msg *m, size_t len)
 
 	if (!share_msg_ok(m, len))
 		return -EPROTO;
+	v->heard |= m->type != SHARE_MSG_READ;
 	if (m->type == SHARE_MSG_COLLECTED)
 		return on_collected_msg(v, m);
 	if (m->type == SHARE_MSG_READ) {

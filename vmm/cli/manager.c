@@ -37,6 +37,8 @@
 #define BOOT_NS	   (60 * NS_PER_S)
 #define SCAN_NS	   (NS_PER_S / 100)
 #define SCAN_PAGES 256u /* between two looks at the clock */
+/* What a monitor does in one go takes less; it may wait for its disk. */
+#define SILENT_NS  (4 * NS_PER_S)
 
 uint64_t manager_now_ns(void)
 {
@@ -384,6 +386,26 @@ static uint64_t scan(struct manager *m, uint64_t now)
 	return next;
 }
 
+/* A monitor that does not answer is left alone: it keeps what it has, the frames
+ * that it may be using are not given to others, and its VM may be well. */
+static void look_for_silence(struct manager *m, uint64_t now)
+{
+	for (size_t i = 0; i < m->n_vms; i++) {
+		struct mvm *v = m->vms[i];
+		uint64_t ns = v->share && v->socket >= 0
+				      ? share_vm_silent_ns(v->share, now)
+				      : 0;
+
+		if (v->told_silent ? ns > 0 : ns < SILENT_NS)
+			continue;
+		v->told_silent = !v->told_silent;
+		if (v->pid && !m->stopping)
+			manager_event(m, "%s: its monitor %s", v->name,
+				      v->told_silent ? "does not answer"
+						     : "answers again");
+	}
+}
+
 void manager_poll(struct manager *m, int timeout_ms)
 {
 	struct epoll_event ev[32];
@@ -418,6 +440,7 @@ void manager_poll(struct manager *m, int timeout_ms)
 		manager_reclaim(m, now);
 	manager_rest(m, now);
 	look_for_boots(m);
+	look_for_silence(m, now);
 	server_expire(m->server, now);
 	if (m->metrics)
 		metrics_run(m->metrics, now);

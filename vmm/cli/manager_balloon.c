@@ -14,6 +14,7 @@
 #include <stdio.h>
 
 #include "mm/balloon.h"
+#include "mm/base/failpoint.h"
 #include "mm/control.h"
 #include "mm/types.h"
 #include "vmm/cli/options.h"
@@ -28,6 +29,7 @@ static void ask_for(struct mvm *v, uint64_t bytes)
 	v->re.balloon = bytes;
 	control_set(&v->control->balloon_target, bytes);
 	v->re.nudge_ns = 0; /* at once */
+	(void)fail_point("kill-manager-balloon");
 }
 
 /* True: it is to be left alone. */

@@ -25,6 +25,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/control.h"
 #include "mm/types.h"
 #include "vmm/cli/cli.h"
@@ -161,6 +162,7 @@ static int set_host(struct manager *m, char **save, char *answer)
 			      size_format(manager_minima(m), b, sizeof(b)));
 	m->cfg.budget_bytes = bytes;
 	m->cfg.enforce = true;
+	(void)fail_point("kill-manager-budget");
 	return 0;
 }
 

@@ -56,6 +56,7 @@ struct mvm {
 	int pool_fd;	   /* the group's */
 	const char *state; /* of a process that has ended */
 	bool told_up;	   /* the event was sent */
+	bool told_silent;  /* it does not answer, and that was said */
 	bool paused;
 	uint64_t boot_ms;
 	uint64_t start_ns;
@@ -66,6 +67,8 @@ struct mvm {
 		uint64_t quota, bound;
 		uint64_t nudge_ns;
 		bool told_waiting;
+		uint64_t swap_bad[2],
+			swap_told_ns; /* full; cannot be written */
 		/* manager_balloon.c */
 		uint64_t balloon, balloon_ns, oom_ns;
 		uint64_t guest_seq, guest_oom, guest_actual;

@@ -222,6 +222,29 @@ static void tell_waiting(struct manager *m, struct mvm *v)
 	}
 }
 
+/* Loud, but once a minute at most. */
+static void tell_swap(struct manager *m, struct mvm *v, uint64_t now)
+{
+	static const enum evict why[2] = {EVICT_swap_full, EVICT_swap_error};
+	static const char *const what[2] = {"is full", "cannot be written"};
+
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t n = control_get(&v->control->evict[why[i]]);
+		bool more = n != v->re.swap_bad[i];
+
+		v->re.swap_bad[i] = n;
+		if (!more || v->swap_fd < 0 ||
+		    (v->re.swap_told_ns &&
+		     now - v->re.swap_told_ns < 60 * NS_PER_S))
+			continue;
+		v->re.swap_told_ns = now;
+		manager_event(m,
+			      "%s: its swap file %s; its pages stay in memory, "
+			      "and it may have to wait",
+			      v->name, what[i]);
+	}
+}
+
 static void apply(struct manager *m, struct mvm *v, const struct reclaim_vm *r,
 		  uint64_t now)
 {
@@ -232,6 +255,7 @@ static void apply(struct manager *m, struct mvm *v, const struct reclaim_vm *r,
 	manager_balloon(v, r->target, now);
 	nudge(v, now);
 	tell_waiting(m, v);
+	tell_swap(m, v, now);
 }
 
 static uint64_t pools(struct manager *m)

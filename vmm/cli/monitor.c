@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/base/log.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/disks.h"
@@ -127,6 +128,7 @@ static int monitor_main(void *values, char *const args[])
 	struct virtio_net_config net;
 	char err[512];
 
+	fail_points_who(o->name);
 	if (o->verbose)
 		log_threshold = LOG_INFO;
 	if (cli_confine_mode(o->confine, &cfg.confine)) {
