@@ -244,6 +244,43 @@ void p2m_punch(struct p2m *p, ppn_t ppn, uint64_t n)
 	control_add(&p->ctl->punch_failed, n);
 }
 
+static uint32_t tell_word(const struct p2m *p, uint64_t n)
+{
+	uint32_t e;
+
+	if (!p2m_is_ram(p, (ppn_t){n}))
+		return 0;
+	e = p->ent[n];
+	if (ent_state(e) == P2M_SHARED)
+		return ent_payload(e) + 1;
+	return ent_state(e) == P2M_PRIVATE && !(e & ENT_NOTED)
+		       ? P2M_TELL_PRIVATE
+		       : 0;
+}
+
+int p2m_tell_frames(struct p2m *p, int fd)
+{
+	uint32_t words[1024];
+
+	for (uint64_t w = 0; w < (p->max_ppn + 63) / 64; w++)
+		if (control_get(&p->released[w]))
+			(void)__atomic_exchange_n(&p->released[w], 0,
+						  __ATOMIC_RELAXED);
+	for (uint64_t n = 0; n < p->max_ppn; n += ARRAY_SIZE(words)) {
+		uint32_t any = 0;
+
+		for (uint64_t i = 0; i < ARRAY_SIZE(words); i++) {
+			words[i] = n + i < p->max_ppn ? tell_word(p, n + i) : 0;
+			any |= words[i];
+		}
+		if (any && pwrite(fd, words, sizeof(words),
+				  (off_t)(n * sizeof(words[0]))) !=
+				   (ssize_t)sizeof(words))
+			return -ENOSPC;
+	}
+	return 0;
+}
+
 uint64_t p2m_runs(const struct p2m *p)
 {
 	return p->runs;

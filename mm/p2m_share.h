@@ -37,6 +37,17 @@ enum share_reason p2m_commit_zero(struct p2m *p, ppn_t ppn);
 /* Give back the blocks of n pages that were just committed. */
 void p2m_punch(struct p2m *p, ppn_t ppn, uint64_t n);
 
+/*
+ * A new manager must know what the old one knew: write one 32-bit word a PPN
+ * into the file, from its beginning: the pool frame + 1 of a SHARED page;
+ * P2M_TELL_PRIVATE for one that is private and not noted, so that nobody would
+ * look at it otherwise; else 0 (left out: the file is new). The released map is
+ * cleared before: what is in it from now on happened after this. The caller has
+ * seen to it that nothing comes from the old one any more. 0 or -errno.
+ */
+int p2m_tell_frames(struct p2m *p, int fd);
+#define P2M_TELL_PRIVATE 0xffffffffu
+
 /* Maximal runs of shared pages on consecutive frames (a nested mapping needs
  * about two VMAs for each), and a limit on them: 0, none. */
 uint64_t p2m_runs(const struct p2m *p);

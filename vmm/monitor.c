@@ -42,6 +42,7 @@
 #include "mm/control_stats.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
+#include "vmm/monitor_adopt.h"
 #include "vmm/monitor_balloon.h"
 #include "vmm/monitor_read.h"
 #include "vmm/monitor_reclaim.h"
@@ -76,6 +77,7 @@ struct monitor {
 	struct control *control;
 	size_t control_bytes;
 	int signals;
+	int socket; /* to the manager; -1: none. The vCPU thread changes it. */
 	int idle_timer;
 	uint64_t cpu_ns, cpu_trimmed_ns; /* CPU time at the last look, trim */
 	uint64_t trimmed_ns;
@@ -95,6 +97,7 @@ struct monitor {
 	struct monitor_balloon balloon;
 	struct monitor_rest rest;
 	struct monitor_read read;
+	struct monitor_adopt adopt;
 };
 
 static uint64_t now_ns(void)
@@ -121,7 +124,8 @@ static void hang_up(struct monitor *m, const char *why)
 		return;
 	log_info("%s: no manager any more (%s); running on unshared",
 		 m->cfg->vm.name, why);
-	shutdown(m->cfg->socket_fd, SHUT_RDWR);
+	if (m->socket >= 0)
+		shutdown(m->socket, SHUT_RDWR);
 }
 
 /* vCPU thread. */
@@ -135,7 +139,7 @@ static void serve(struct vm *vm, struct vm_work *w)
 	r = share_monitor_handle(vm->p2m, &rq->msg, &out, false);
 	if (r)
 		hang_up(m, "it sent something that is no request");
-	else if (send(m->cfg->socket_fd, &out, share_msg_bytes(&out),
+	else if (send(m->socket, &out, share_msg_bytes(&out),
 		      MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		hang_up(m, "it takes no answers");
 	pthread_mutex_lock(&m->lock);
@@ -174,10 +178,10 @@ static void on_socket(void *ctx, uint32_t events)
 
 	if (!rq) {
 		hang_up(m, "too many messages at once");
-		iothread_del_fd(m->vm->io, m->cfg->socket_fd);
+		iothread_del_fd(m->vm->io, m->socket);
 		return;
 	}
-	n = recv(m->cfg->socket_fd, &rq->msg, sizeof(rq->msg),
+	n = recv(m->socket, &rq->msg, sizeof(rq->msg),
 		 MSG_DONTWAIT | MSG_TRUNC);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 		drop_request(m, rq);
@@ -186,7 +190,7 @@ static void on_socket(void *ctx, uint32_t events)
 	if (n <= 0 || !share_msg_ok(&rq->msg, (size_t)n)) {
 		drop_request(m, rq);
 		hang_up(m, n <= 0 ? "it is gone" : "a malformed message");
-		iothread_del_fd(m->vm->io, m->cfg->socket_fd);
+		iothread_del_fd(m->vm->io, m->socket);
 		return;
 	}
 	if (rq->msg.type == SHARE_MSG_NUDGE) {
@@ -198,6 +202,32 @@ static void on_socket(void *ctx, uint32_t events)
 	}
 	rq->len = (size_t)n;
 	vm_post(m->vm, &rq->work);
+}
+
+/* ---- another manager ---- */
+
+/* I/O thread. Nothing is taken from the socket any more after this. */
+static void leave(void *ctx)
+{
+	struct monitor *m = ctx;
+
+	iothread_del_fd(m->vm->io, m->socket);
+}
+
+/* vCPU thread; the I/O thread does not look at the socket. */
+static void join(void *ctx, int socket)
+{
+	struct monitor *m = ctx;
+
+	if (m->socket >= 0)
+		close(m->socket);
+	m->socket = m->read.socket_fd = socket;
+	pthread_mutex_lock(&m->lock);
+	m->hung_up = socket < 0;
+	pthread_mutex_unlock(&m->lock);
+	if (socket >= 0 &&
+	    iothread_add_fd(m->vm->io, socket, EPOLLIN, on_socket, m))
+		hang_up(m, "no memory");
 }
 
 /* ---- signals ---- */
@@ -437,8 +467,9 @@ static int connect_io(struct monitor *m)
 		r = iothread_add_fd(io, m->idle_timer, EPOLLIN, on_idle_timer,
 				    m);
 	if (!r)
-		r = iothread_add_fd(io, m->cfg->socket_fd, EPOLLIN, on_socket,
-				    m);
+		r = iothread_add_fd(io, m->socket, EPOLLIN, on_socket, m);
+	if (!r)
+		r = monitor_adopt_init(&m->adopt);
 	return r;
 }
 
@@ -486,6 +517,7 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 		return -ENOMEM;
 	}
 	m->cfg = cfg;
+	m->socket = cfg->socket_fd;
 	m->signals = m->console[0] = m->console[1] = -1;
 	pthread_mutex_init(&m->lock, NULL);
 	r = prepare(m, err, errlen);
@@ -496,6 +528,22 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 	monitor_read_init(&m->read, m->vm, cfg->socket_fd);
 	monitor_reclaim_init(&m->reclaim, m->vm, m->control, cfg->give_up);
 	monitor_rest_init(&m->rest, m->vm, m->control);
+	m->adopt = (struct monitor_adopt){
+		.vm = m->vm,
+		.fd = cfg->adopt_fd,
+		.fds =
+			{
+				[ADOPT_MEM] = cfg->memfd,
+				[ADOPT_CONTROL] = cfg->control_fd,
+				[ADOPT_POOL] = cfg->pool_fd,
+				[ADOPT_STORE] = cfg->store_fd,
+				[ADOPT_TEXT] = cfg->text_fd,
+				[ADOPT_SWAP] = cfg->swap_fd,
+			},
+		.leave = leave,
+		.join = join,
+		.ctx = m,
+	};
 	m->balloon =
 		(struct monitor_balloon){.vm = m->vm, .control = m->control};
 	r = connect_io(m);

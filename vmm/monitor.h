@@ -9,7 +9,8 @@
  * the kernel, confines itself, and runs the guest. On the socket come
  * proposals (mm/sharing/share.h) and nothing else; SIGTERM asks it to stop.
  * When the manager goes away the VM runs on: what is shared stays shared (the
- * pool's descriptor keeps it), nothing more becomes so.
+ * pool's descriptor keeps it), nothing more becomes so, until a new manager
+ * comes (vmm/adopt.h).
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +26,8 @@ struct monitor_config {
 	int pool_fd;	    /* or -1 */
 	int store_fd;	    /* or -1 */
 	int swap_fd;	    /* or -1 */
+	int adopt_fd;	    /* where a new manager's offer comes, or -1 */
+	int text_fd;	    /* of stderr, the end to read: for a new manager */
 	int log_fd;	    /* console output goes there, or -1 */
 	uint64_t log_max;   /* bytes of log at most; the rest is dropped */
 	const char *marker; /* printed by the guest in userland, or NULL */

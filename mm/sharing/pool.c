@@ -25,6 +25,10 @@
  * monitors' seccomp filter does not allow (no open, no fchmod). F_SEAL_FUTURE_
  * WRITE would say the same to the kernel, but it also forbids punching holes,
  * and giving memory back is the point of it all.
+ *
+ * When the writer has died, the next one gets the file from a monitor's
+ * descriptor and opens it anew for writing, as its owner may. The mode allows
+ * that for a moment; what keeps monitors from it is the filter, then as ever.
  */
 #include "mm/sharing/pool.h"
 
@@ -85,13 +89,26 @@ static void *sparse(size_t bytes)
 	return m == MAP_FAILED ? NULL : m;
 }
 
-static int create_parts(struct pool *q, const char *name)
+static int reopen_files(struct pool *q, int fd)
+{
+	char buf[64];
+	int e;
+
+	q->ro = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (q->ro < 0 || fchmod(q->ro, 0600))
+		return -errno;
+	snprintf(buf, sizeof(buf), "/proc/self/fd/%d", q->ro);
+	q->rw = open(buf, O_RDWR | O_CLOEXEC);
+	e = errno;
+	if (fchmod(q->ro, 0400))
+		return -errno;
+	return q->rw < 0 ? -e : 0;
+}
+
+static int create_parts(struct pool *q)
 {
 	void *m;
-	int r = open_files(q, name);
 
-	if (r)
-		return r;
 	m = mmap(NULL, q->bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, q->rw,
 		 0);
 	if (m == MAP_FAILED)
@@ -102,24 +119,36 @@ static int create_parts(struct pool *q, const char *name)
 	return q->ext && q->hash ? 0 : -ENOMEM;
 }
 
+#define EXTENT_BYTES (POOL_EXTENT * PAGE_SIZE)
+
+static struct pool *new_pool(uint64_t bytes)
+{
+	struct pool *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return NULL;
+	q->rw = q->ro = -1;
+	q->bytes = bytes;
+	q->extents = bytes / EXTENT_BYTES;
+	for (q->hash_size = 64; q->hash_size < q->extents;)
+		q->hash_size *= 2;
+	return q;
+}
+
 int pool_create(const char *name, uint64_t bytes, struct pool **out)
 {
-	uint64_t ext = POOL_EXTENT * PAGE_SIZE;
 	struct pool *q;
 	int r;
 
-	bytes = (bytes + ext - 1) / ext * ext;
+	bytes = (bytes + EXTENT_BYTES - 1) / EXTENT_BYTES * EXTENT_BYTES;
 	if (!bytes || bytes > 1ull << 38)
 		return -EINVAL;
-	q = calloc(1, sizeof(*q));
+	q = new_pool(bytes);
 	if (!q)
 		return -ENOMEM;
-	q->rw = q->ro = -1;
-	q->bytes = bytes;
-	q->extents = bytes / ext;
-	for (q->hash_size = 64; q->hash_size < q->extents;)
-		q->hash_size *= 2;
-	r = create_parts(q, name);
+	r = open_files(q, name);
+	if (!r)
+		r = create_parts(q);
 	if (r) {
 		pool_destroy(q);
 		return r;
@@ -323,6 +352,58 @@ void pool_free(struct pool *q, uint32_t f)
 		q->spill = 0;
 	e->next = q->empty;
 	q->empty = e - q->ext + 1;
+}
+
+/* Every frame that has memory; extents in between that have none. */
+static int find_frames(struct pool *q)
+{
+	off_t a, b = 0;
+
+	while ((a = lseek(q->rw, b, SEEK_DATA)) >= 0) {
+		b = lseek(q->rw, a, SEEK_HOLE);
+		if (b < 0)
+			return -errno;
+		for (uint32_t f = a >> PAGE_SHIFT; f < b >> PAGE_SHIFT; f++) {
+			q->touched = f / POOL_EXTENT + 1;
+			take(q, &q->ext[f / POOL_EXTENT], f % POOL_EXTENT);
+		}
+	}
+	if (errno != ENXIO)
+		return -errno;
+	for (uint32_t i = q->touched; i--;) {
+		if (q->ext[i].count)
+			continue;
+		q->ext[i].next = q->empty;
+		q->empty = i + 1;
+	}
+	return 0;
+}
+
+int pool_adopt(int fd, struct pool **out)
+{
+	struct pool *q;
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st))
+		return -errno;
+	if (!S_ISREG(st.st_mode) || !st.st_size || st.st_size > 1ll << 38 ||
+	    st.st_size % EXTENT_BYTES)
+		return -EINVAL;
+	q = new_pool((uint64_t)st.st_size);
+	if (!q)
+		return -ENOMEM;
+	r = reopen_files(q, fd);
+	if (!r)
+		r = create_parts(q);
+	if (!r)
+		r = find_frames(q);
+	if (r) {
+		pool_destroy(q);
+		return r;
+	}
+	*out = q;
+	return 0;
 }
 
 void pool_forget_owner(struct pool *q, uint32_t owner)

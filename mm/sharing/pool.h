@@ -22,6 +22,12 @@ struct pool_wish {
 struct pool;
 /* 0 or -errno. bytes is a limit, not a cost; rounded up to 2 MiB. */
 int pool_create(const char *name, uint64_t bytes, struct pool **out);
+/*
+ * The pool in that file (of any access mode), which a process that is dead
+ * made: what has memory is in use, each frame, and its extents have no owners.
+ * The caller knows that it is such a file. 0 or -errno.
+ */
+int pool_adopt(int fd, struct pool **out);
 void pool_destroy(struct pool *q);
 int pool_ro_fd(const struct pool *q);
 int pool_rw_fd(const struct pool *q);

@@ -140,6 +140,22 @@ int share_group_create(struct share_host *h, const char *name,
 		       uint64_t pool_bytes, struct share_group **out);
 /* -EBUSY while it has VMs. */
 int share_group_destroy(struct share_group *g);
+
+/*
+ * A group whose manager has died, with VMs that live (share_adopt.c). pool_fd
+ * is a descriptor of its pool, as its monitors have. What each of its VMs uses
+ * is told by its monitor (p2m_tell_frames): file descriptor frames_fd, for a VM
+ * that was just added; -EUCLEAN: it names a frame that there is not. Until
+ * share_group_settle, when all of them have told or ended, no frame that the
+ * pool had is given to others.
+ */
+int share_group_adopt(struct share_host *h, const char *name, int pool_fd,
+		      struct share_group **out);
+int share_vm_adopt(struct share_vm *vm, int frames_fd);
+void share_group_settle(struct share_group *g);
+/* Between share_group_adopt and share_group_settle. */
+bool share_group_held(const struct share_group *g);
+
 /* The read-only descriptor to hand to monitors (stays the group's). */
 int share_group_pool_fd(const struct share_group *g);
 

@@ -77,9 +77,12 @@ static void check_frames(struct recount *rc)
 	for (uint32_t f = 0; f < end; f++) {
 		struct frame *fr = &rc->g->frame[f];
 
+		if (fr->held)
+			rc->refs[f]++;
 		check(rc, "references of a frame", fr->refs, rc->refs[f]);
 		check(rc, "a frame is in use", pool_in_use(rc->g->pool, f),
 		      rc->refs[f] > 0);
+		check(rc, "a frame is held", fr->held, fr->held && rc->g->held);
 		if (!fr->node)
 			continue;
 		rc->nodes++;

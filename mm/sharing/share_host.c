@@ -91,32 +91,40 @@ void share_host_destroy(struct share_host *h)
 
 /* Groups. */
 
-int share_group_create(struct share_host *h, const char *name,
-		       uint64_t pool_bytes, struct share_group **out)
+/* The pool goes with it, whatever happens. */
+int share_group_make(struct share_host *h, const char *name, struct pool *pool,
+		     struct share_group **out)
 {
 	struct share_group *g = calloc(1, sizeof(*g));
-	int r;
 
-	if (!g)
+	if (!g) {
+		pool_destroy(pool);
 		return -ENOMEM;
+	}
 	g->h = h;
 	snprintf(g->name, sizeof(g->name), "%s", name);
 	g->next = h->groups;
 	h->groups = g;
-	r = pool_create(name, pool_bytes ? pool_bytes : POOL_DEFAULT, &g->pool);
-	if (!r) {
-		g->frame_bytes = pool_frames(g->pool) * sizeof(*g->frame);
-		g->frame = sparse(g->frame_bytes);
-		g->index = index_create();
-		if (!g->frame || !g->index)
-			r = -ENOMEM;
-	}
-	if (r) {
+	g->pool = pool;
+	g->frame_bytes = pool_frames(g->pool) * sizeof(*g->frame);
+	g->frame = sparse(g->frame_bytes);
+	g->index = index_create();
+	if (!g->frame || !g->index) {
 		share_group_destroy(g);
-		return r;
+		return -ENOMEM;
 	}
 	*out = g;
 	return 0;
+}
+
+int share_group_create(struct share_host *h, const char *name,
+		       uint64_t pool_bytes, struct share_group **out)
+{
+	struct pool *pool;
+	int r;
+
+	r = pool_create(name, pool_bytes ? pool_bytes : POOL_DEFAULT, &pool);
+	return r ? r : share_group_make(h, name, pool, out);
 }
 
 int share_group_destroy(struct share_group *g)

@@ -47,9 +47,10 @@ static inline bool rec_holds(uint32_t r)
 
 #define CHUNK 64u /* pages read in one go */
 
-struct frame {	       /* of a pool */
-	uint32_t node; /* in the index */
-	uint32_t refs; /* records that hold it */
+struct frame {		    /* of a pool */
+	uint32_t node;	    /* in the index */
+	uint32_t refs : 31; /* records that hold it, and: */
+	uint32_t held : 1;  /* VMs that have not told (share_adopt.c) */
 };
 
 struct share_group {
@@ -60,6 +61,7 @@ struct share_group {
 	struct share_index *index;
 	struct frame *frame; /* sparse mapping, by frame number */
 	size_t frame_bytes;
+	bool held; /* frames may be */
 	unsigned vms;
 };
 
@@ -109,6 +111,8 @@ struct share_host {
 };
 
 /* share_host.c */
+int share_group_make(struct share_host *h, const char *name, struct pool *pool,
+		     struct share_group **out);
 bool share_vm_is_ram(const struct share_vm *v, uint64_t ppn);
 /* share_ref.c: references and records. */
 void share_frame_put(struct share_group *g, uint32_t frame);

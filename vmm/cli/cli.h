@@ -20,7 +20,7 @@ enum cli_status {
 
 extern const struct command cmd_run, cmd_pack, cmd_top, cmd_stats, cmd_set,
 	cmd_report, cmd_check, cmd_man, cmd_monitor, cmd_memsweep, cmd_netd;
-extern const struct command cmd_pause, cmd_resume, cmd_balloon;
+extern const struct command cmd_pause, cmd_resume, cmd_balloon, cmd_audit;
 /* All of them, for main and the man page. */
 extern const struct command *const cli_commands[];
 extern const size_t cli_n_commands;

@@ -16,9 +16,9 @@
 const char *malloc_conf = "narenas:1,tcache:false";
 
 const struct command *const cli_commands[] = {
-	&cmd_run,      &cmd_pack,   &cmd_top,	  &cmd_stats,  &cmd_set,
-	&cmd_pause,    &cmd_resume, &cmd_balloon, &cmd_report, &cmd_check,
-	&cmd_memsweep, &cmd_man,    &cmd_monitor, &cmd_netd,
+	&cmd_run,   &cmd_pack,	   &cmd_top,	 &cmd_stats,   &cmd_set,
+	&cmd_pause, &cmd_resume,   &cmd_balloon, &cmd_audit,   &cmd_report,
+	&cmd_check, &cmd_memsweep, &cmd_man,	 &cmd_monitor, &cmd_netd,
 };
 const size_t cli_n_commands = ARRAY_SIZE(cli_commands);
 

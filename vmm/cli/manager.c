@@ -5,6 +5,9 @@
  * end of file on the socket alone means that the monitor does not want
  * proposals any more.
  *
+ * VMs of a manager before this one come by another road (manager_adopt.c), and
+ * their end by a pidfd; else they are like the others.
+ *
  * When the process has ended, nothing maps the VM's memory any more, so its
  * pool references go back and its memfd is closed at once: that is when the
  * host has its memory back.
@@ -182,6 +185,11 @@ static int set_up(struct manager *m, char *err, size_t errlen)
 				  EPOLLIN);
 	if (r)
 		return r;
+	r = manager_open_notes(m, err, errlen);
+	if (!r)
+		r = manager_find_claims(m);
+	if (r)
+		return r;
 	r = manager_open_commands(m);
 	if (r) {
 		snprintf(err, errlen, "%s" COMMAND_SUFFIX ": %s",
@@ -202,7 +210,7 @@ int manager_create(const struct manager_config *cfg, struct manager **out,
 		return -ENOMEM;
 	}
 	m->cfg = *cfg;
-	m->epfd = m->signals = m->commands = -1;
+	m->epfd = m->signals = m->commands = m->notes = -1;
 	for (unsigned i = 0; i < COMMANDERS; i++)
 		m->commander[i] = -1;
 	m->start_ns = manager_now_ns();
@@ -222,7 +230,8 @@ static void reap(struct manager *m)
 		struct mvm *v = m->vms[i];
 		int status;
 
-		if (v->pid && waitpid(v->pid, &status, WNOHANG) == v->pid)
+		if (v->pid && v->pidfd < 0 &&
+		    waitpid(v->pid, &status, WNOHANG) == v->pid)
 			mvm_on_exit(v, status);
 	}
 }
@@ -260,7 +269,7 @@ static void on_socket(struct mvm *v)
 				v->m,
 				"%s: its monitor broke the protocol; killed",
 				v->name);
-			kill(v->pid, SIGKILL);
+			mvm_kill(v, SIGKILL);
 			manager_close_fd(&v->socket);
 			return;
 		}
@@ -341,6 +350,14 @@ static void dispatch(struct manager *m, const struct epoll_event *ev)
 		return;
 	case SRC_COMMANDER:
 		manager_on_commander(m, (int)index);
+		return;
+	case SRC_CLAIM:
+		manager_on_claim(m, index);
+		return;
+	case SRC_PIDFD:
+		v = m->vms[index];
+		if (v->pid)
+			mvm_on_gone(v);
 		return;
 	case SRC_SOCKET:
 		v = m->vms[index];
@@ -426,12 +443,14 @@ void manager_poll(struct manager *m, int timeout_ms)
 		if (ms >= 0 && ms < timeout_ms)
 			timeout_ms = ms;
 	}
-	if (m->cfg.enforce && timeout_ms > RECLAIM_MS)
+	if ((m->cfg.enforce || manager_claims(m)) && timeout_ms > RECLAIM_MS)
 		timeout_ms = RECLAIM_MS;
 	n = epoll_wait(m->epfd, ev, ARRAY_SIZE(ev), timeout_ms);
 	for (int i = 0; i < n; i++)
 		dispatch(m, &ev[i]);
 	now = manager_now_ns();
+	if (!m->stopping)
+		manager_adopt(m, now);
 	if (!m->stopping && (n > 0 || m->scan_ns <= now))
 		m->scan_ns = scan(m, now);
 	else if (m->stopping)
@@ -498,7 +517,7 @@ void manager_stop(struct manager *m)
 	m->stopping = true;
 	for (size_t i = 0; i < m->n_vms; i++)
 		if (m->vms[i]->pid)
-			kill(m->vms[i]->pid, SIGTERM);
+			mvm_kill(m->vms[i], SIGTERM);
 	m->scan_ns = kill_at;
 	reap(m);
 	while (manager_alive(m)) {
@@ -506,7 +525,7 @@ void manager_stop(struct manager *m)
 			killed = true;
 			for (size_t i = 0; i < m->n_vms; i++)
 				if (m->vms[i]->pid)
-					kill(m->vms[i]->pid, SIGKILL);
+					mvm_kill(m->vms[i], SIGKILL);
 		}
 		manager_poll(m, 100);
 		reap(m);
@@ -532,7 +551,9 @@ void manager_destroy(struct manager *m)
 	if (m->host)
 		share_host_destroy(m->host);
 	free(m->groups);
+	manager_drop_claims(m);
 	metrics_close(m->metrics);
+	manager_close_notes(m);
 	manager_close_commands(m);
 	server_close(m->server);
 	manager_close_fd(&m->signals);

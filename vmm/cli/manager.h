@@ -44,12 +44,20 @@ struct manager_config {
 /* What `sardine set` talks to is beside the socket. */
 #define COMMAND_SUFFIX ".c"
 
+/* And the directory with what a next manager must know. */
+#define NOTES_SUFFIX   ".vms"
+
 struct manager;
 
-/* Blocks SIGINT, SIGTERM, SIGHUP, SIGCHLD and takes them in manager_poll. 0 or
- * -errno with one line in err. */
+/* Blocks SIGINT, SIGTERM, SIGHUP, SIGCHLD and takes them in manager_poll. VMs
+ * that a manager of this socket left behind, being killed, are claimed: they
+ * are taken over in manager_poll. 0 or -errno with one line in err. */
 int manager_create(const struct manager_config *cfg, struct manager **out,
 		   char *err, size_t errlen);
+/* VMs that were claimed and have not answered yet. */
+size_t manager_claims(const struct manager *m);
+/* Is there a VM of that name that runs, or a claim? */
+bool manager_has(const struct manager *m, const char *name);
 /* Start a VM. -errno with one line in err. */
 int manager_add(struct manager *m, const struct vm_spec *spec, char *err,
 		size_t errlen);

@@ -109,6 +109,7 @@ int manager_balloon_set(struct mvm *v, uint64_t bytes, bool auto_, char *err,
 		ask_for(v, bytes & PAGE_MASK);
 	else if (!v->m->cfg.enforce)
 		ask_for(v, 0); /* there is no policy */
+	mvm_note_again(v);
 	manager_nudge(v);
 	return 0;
 }

@@ -8,6 +8,7 @@
  *	set host mem=SIZE
  *	pause VM, resume VM
  *	balloon VM SIZE|auto
+ *	audit host
  *
  * All of a command is checked before any of it is done.
  */
@@ -51,7 +52,8 @@ static int refuse(char *answer, const char *fmt, ...)
 static struct mvm *find_vm(struct manager *m, const char *name)
 {
 	for (size_t i = 0; i < m->n_vms; i++)
-		if (m->vms[i]->pid && !strcmp(m->vms[i]->name, name))
+		if (m->vms[i]->pid && m->vms[i]->control &&
+		    !strcmp(m->vms[i]->name, name))
 			return m->vms[i];
 	return NULL;
 }
@@ -129,6 +131,7 @@ static int set_vm(struct manager *m, const char *name, char **save,
 			name, size_format(n.min, a, sizeof(a)),
 			size_format(m->cfg.budget_bytes, b, sizeof(b)));
 	v->re = n;
+	mvm_note_again(v);
 	return 0;
 }
 
@@ -173,6 +176,7 @@ static int pause_vm(struct manager *m, const char *name, bool on, char *answer)
 	if (!v || !v->control)
 		return refuse(answer, "%s: no such VM runs", name);
 	v->paused = on;
+	mvm_note_again(v);
 	control_set(&v->control->paused, on);
 	manager_nudge(v);
 	manager_event(m, "%s: %s", v->name, on ? "paused" : "resumed");
@@ -209,6 +213,9 @@ static void run_command(struct manager *m, char *text, char *answer)
 		r = pause_vm(m, whom, *verb == 'p', answer);
 	else if (verb && !strcmp(verb, "balloon") && whom)
 		r = balloon(m, whom, &save, answer);
+	else if (verb && !strcmp(verb, "audit") && whom)
+		r = manager_audit(m) ? refuse(answer, "the audit has failed")
+				     : 0;
 	else if (!verb || strcmp(verb, "set") || !whom)
 		r = refuse(answer, "no such command");
 	else if (!strcmp(whom, "host"))

@@ -124,7 +124,8 @@ static void tell_end(struct mvm *v, int status)
 	}
 }
 
-void mvm_on_exit(struct mvm *v, int status)
+/* What it held goes back. False: its end is no news, as we ended it. */
+static bool end(struct mvm *v, bool stopped_by_engine)
 {
 	drain_text(v);
 	v->pid = 0;
@@ -137,10 +138,38 @@ void mvm_on_exit(struct mvm *v, int status)
 	mvm_release(v);
 	v->overhead = 0;
 	/* What we ended ourselves is no news. */
-	if (v->m->stopping &&
-	    !(WIFEXITED(status) && WEXITSTATUS(status) == CLI_ENGINE)) {
+	if (v->m->stopping && !stopped_by_engine) {
 		v->state = "off";
-		return;
+		return false;
 	}
-	tell_end(v, status);
+	return true;
+}
+
+void mvm_on_exit(struct mvm *v, int status)
+{
+	if (end(v, WIFEXITED(status) && WEXITSTATUS(status) == CLI_ENGINE))
+		tell_end(v, status);
+}
+
+void mvm_on_gone(struct mvm *v)
+{
+	uint64_t state =
+		v->control ? control_get(&v->control->state) : CONTROL_RUNNING;
+
+	if (!end(v, state == CONTROL_ERROR))
+		return;
+	switch (state) {
+	case CONTROL_POWEROFF:
+		tell_end(v, CLI_OK << 8);
+		break;
+	case CONTROL_RESET:
+		tell_end(v, CLI_RESET << 8);
+		break;
+	case CONTROL_ERROR:
+		tell_end(v, CLI_ENGINE << 8);
+		break;
+	default:
+		v->state = "killed";
+		manager_event(v->m, "%s: its process has ended", v->name);
+	}
 }

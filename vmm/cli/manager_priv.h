@@ -14,11 +14,14 @@
  *   manager_swap.c    swap files
  *   manager_command.c `sardine set`
  *   manager_stats.c   the monitors' counters
+ *   manager_note.c    what a next manager must know
+ *   manager_adopt.c   VMs of one that was killed
  */
 #include <jansson.h>
 #include <sys/types.h>
 
 #include "mm/reclaim.h"
+#include "vmm/adopt.h"
 #include "vmm/cli/manager.h"
 
 #define NS_PER_S   1000000000ull
@@ -27,6 +30,8 @@
 
 struct control;
 struct metrics;
+struct claim;
+struct sockaddr_un;
 
 /* What an epoll event is about: kind in the upper half, index or fd below. */
 enum source {
@@ -39,6 +44,8 @@ enum source {
 	SRC_STDERR,
 	SRC_COMMANDS,
 	SRC_COMMANDER,
+	SRC_CLAIM,
+	SRC_PIDFD,
 };
 #define COMMANDERS 8 /* connections of `sardine set` at a time */
 
@@ -49,17 +56,21 @@ struct mvm {
 	uint64_t mem;
 	pid_t pid; /* 0: gone */
 	int memfd, store_fd, swap_fd, control_fd, socket, text_fd;
+	int pidfd; /* of one that is not our child, or -1 */
 	struct control *control;
 	size_t control_bytes;
 	struct share_vm *share;
 	struct share_group *group;
-	int pool_fd;	   /* the group's */
-	const char *state; /* of a process that has ended */
-	bool told_up;	   /* the event was sent */
-	bool told_silent;  /* it does not answer, and that was said */
+	int pool_fd; /* the group's */
+	char group_name[FLEET_NAME_MAX + 1];
+	uint64_t layout_seed; /* the group's */
+	bool noted;	      /* in the directory of notes */
+	const char *state;    /* of a process that has ended */
+	bool told_up;	      /* the event was sent */
+	bool told_silent;     /* it does not answer, and that was said */
 	bool paused;
 	uint64_t boot_ms;
-	uint64_t start_ns;
+	uint64_t start_ns, since_ns; /* its start; its being ours */
 	uint64_t overhead, overhead_next_ns;
 	struct mvm_reclaim {
 		uint64_t shares, min, max;
@@ -78,10 +89,23 @@ struct mvm {
 	size_t text_len;
 };
 
+struct file_id {
+	uint64_t dev, ino;
+};
+
+/* What is noted of a VM. */
+struct vm_note {
+	char name[FLEET_NAME_MAX + 1], group[FLEET_NAME_MAX + 1];
+	uint64_t mem, min, max, shares, start_ns, layout_seed, balloon;
+	bool paused, balloon_fixed;
+	struct file_id file[ADOPT_FDS];
+};
+
 struct group {
 	char name[FLEET_NAME_MAX + 1];
 	struct share_group *g;
 	uint64_t layout_seed; /* vmm/cpu/layout.h; 0: a layout for each VM */
+	struct file_id pool;
 };
 
 struct manager {
@@ -104,6 +128,9 @@ struct manager {
 	uint64_t rest_ns;		     /* when manager_rest looks next */
 	int commands, commander[COMMANDERS]; /* manager_command.c */
 	unsigned next_commander;
+	int notes; /* the directory */
+	struct claim **claims;
+	size_t n_claims;
 };
 
 uint64_t manager_now_ns(void);
@@ -156,6 +183,35 @@ void manager_close_commands(struct manager *m);
 void manager_on_commands(struct manager *m);
 void manager_on_commander(struct manager *m, int fd);
 
+/* The directory of notes, beside the socket: opened (with one line in err);
+ * closed, and removed if it is empty. */
+int manager_open_notes(struct manager *m, char *err, size_t errlen);
+void manager_close_notes(struct manager *m);
+/* The VM's files in it: the socket where its monitor takes offers, bound anew
+ * (a descriptor or -errno), and its address; the note, written or replaced; the
+ * same, if there is one, telling of a failure; both removed. */
+int manager_bind_offers(const struct manager *m, const char *name);
+void manager_offer_address(const struct manager *m, const char *name,
+			   struct sockaddr_un *sa);
+int mvm_note(struct mvm *v);
+void mvm_note_again(struct mvm *v);
+void manager_forget(const struct manager *m, const char *name);
+int manager_read_note(const struct manager *m, const char *name,
+		      struct vm_note *n);
+/* fd < 0: zeroes. 0 or -errno. */
+int manager_file_id(int fd, struct file_id *id);
+
+/* Look for notes of VMs; offer ourselves to them, if it is time; something
+ * came from one; forget them (the VMs stay). */
+int manager_find_claims(struct manager *m);
+void manager_adopt(struct manager *m, uint64_t now);
+void manager_on_claim(struct manager *m, size_t index);
+void manager_drop_claims(struct manager *m);
+/* Sum of their minima. */
+uint64_t manager_claimed_min(const struct manager *m);
+
+/* Send a signal to its process, and surely to no other. */
+void mvm_kill(struct mvm *v, int sig);
 /* Everything that the VM holds in this process. */
 void mvm_release(struct mvm *v);
 /* Something came on the pipe of its stderr. */
@@ -165,4 +221,6 @@ void mvm_on_text(struct mvm *v);
 json_t *manager_stats(struct manager *m, const char *name);
 /* Its process has ended, with this wait status. */
 void mvm_on_exit(struct mvm *v, int status);
+/* The same of one that is not our child. */
+void mvm_on_gone(struct mvm *v);
 #endif

@@ -68,7 +68,7 @@ uint64_t manager_minima(const struct manager *m)
 	for (size_t i = 0; i < m->n_vms; i++)
 		if (m->vms[i]->pid)
 			sum += m->vms[i]->re.min + YOUNG_OVERHEAD;
-	return sum;
+	return sum + manager_claimed_min(m);
 }
 
 int manager_admit(struct manager *m, struct mvm *v, const struct vm_spec *s,
@@ -169,8 +169,9 @@ static void check_bound(struct manager *m, struct mvm *v, uint64_t now)
 {
 	uint64_t used = v->re.used;
 
-	/* Kernel and initrd are loaded before it listens. */
-	if (now - v->start_ns < YOUNG_NS) {
+	/* Kernel and initrd are loaded before it listens; and one that was
+	 * taken over had another's quota. */
+	if (now - v->since_ns < YOUNG_NS) {
 		v->re.bound = used > v->re.quota ? used : v->re.quota;
 		return;
 	}
@@ -179,7 +180,7 @@ static void check_bound(struct manager *m, struct mvm *v, uint64_t now)
 			      "%s: has taken %" PRIu64 " MiB, its quota is "
 			      "%" PRIu64 ": killed",
 			      v->name, used / MB, v->re.quota / MB);
-		kill(v->pid, SIGKILL);
+		mvm_kill(v, SIGKILL);
 	}
 	if (used < v->re.bound)
 		v->re.bound = used;

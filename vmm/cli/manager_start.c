@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Starting a VM: memfd, control area, socket pair and a pipe for the monitor's
- * stderr; the VM is registered with the sharing code, and `sardine monitor` is
- * started with exactly these descriptors.
+ * stderr; the VM is registered with the sharing code, noted (manager_note.c),
+ * and `sardine monitor` is started with exactly these descriptors.
+ *
+ * The monitor gets the other end of its stderr, too, for the next manager;
+ * what nobody reads must not stop it, so what does not fit is dropped.
  */
 #include "vmm/cli/manager_priv.h"
 
@@ -19,6 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "mm/base/failpoint.h"
 #include "mm/control.h"
 #include "mm/sharing/share.h"
 #include "vmm/cli/cli.h"
@@ -49,6 +53,10 @@ static const struct group *get_group(struct manager *m, const char *name)
 	snprintf(g->name, sizeof(g->name), "%s", name);
 	if (share_group_create(m->host, name, 0, &g->g))
 		return NULL;
+	if (manager_file_id(share_group_pool_fd(g->g), &g->pool)) {
+		share_group_destroy(g->g);
+		return NULL;
+	}
 	g->layout_seed = draw_layout(m);
 	m->n_groups++;
 	return g;
@@ -73,7 +81,7 @@ static int open_log(struct manager *m, struct mvm *v, char *err, size_t errlen)
 	return -2;
 }
 
-#define FDS 7
+#define FDS 9
 
 /* What the child needs, made before fork(): between fork() and exec() nothing
  * may allocate. */
@@ -97,8 +105,9 @@ static void build_argv(struct launch *l, const struct manager *m,
 		       const struct mvm *v, const struct vm_spec *s)
 {
 	static const char *const fd_names[] = {
-		"--socket-fd", "--mem-fd",   "--control-fd", "--pool-fd",
-		"--log-fd",    "--store-fd", "--swap-fd"};
+		"--socket-fd", "--mem-fd",  "--control-fd",
+		"--pool-fd",   "--log-fd",  "--store-fd",
+		"--swap-fd",   "--text-fd", "--adopt-fd"};
 
 	arg(l, "sardine", "monitor");
 	arg(l, "--name", v->name);
@@ -163,16 +172,24 @@ static int spawn(struct manager *m, struct mvm *v, const struct vm_spec *s,
 {
 	struct launch l = {.argc = 0};
 	int sock[2] = {-1, -1}, text[2] = {-1, -1};
-	int log = open_log(m, v, err, errlen), r = 0;
+	int log = open_log(m, v, err, errlen), offers = -1, r = 0;
 
 	if (log == -2)
 		return -EACCES;
 	l.null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (l.null < 0 ||
 	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sock) ||
-	    pipe2(text, O_CLOEXEC)) {
+	    pipe2(text, O_CLOEXEC) ||
+	    fcntl(text[1], F_SETFL, O_WRONLY | O_NONBLOCK)) {
 		r = -errno;
 	} else {
+		v->start_ns = v->since_ns = manager_now_ns();
+		v->text_fd = text[0];
+		offers = manager_bind_offers(m, v->name);
+		r = offers < 0 ? offers : mvm_note(v);
+	}
+	(void)fail_point("kill-manager-noted");
+	if (!r) {
 		l.text_w = text[1];
 		l.fds[0] = sock[1];
 		l.fds[1] = v->memfd;
@@ -181,8 +198,9 @@ static int spawn(struct manager *m, struct mvm *v, const struct vm_spec *s,
 		l.fds[4] = log;
 		l.fds[5] = v->store_fd;
 		l.fds[6] = v->swap_fd;
+		l.fds[7] = text[0];
+		l.fds[8] = offers;
 		build_argv(&l, m, v, s);
-		v->start_ns = manager_now_ns();
 		v->pid = fork();
 		if (!v->pid)
 			child(&l);
@@ -192,6 +210,8 @@ static int spawn(struct manager *m, struct mvm *v, const struct vm_spec *s,
 	manager_close_fd(&text[1]);
 	manager_close_fd(&l.null);
 	manager_close_fd(&log);
+	manager_close_fd(&offers);
+	(void)fail_point("kill-manager-started");
 	v->socket = sock[0];
 	v->text_fd = text[0];
 	if (!r)
@@ -236,6 +256,8 @@ static int make_memory(struct manager *m, struct mvm *v,
 	if (!g)
 		return -ENOMEM;
 	v->group = g->g;
+	v->layout_seed = g->layout_seed;
+	snprintf(v->group_name, sizeof(v->group_name), "%s", s->group);
 	/* Here rather than on the command line, which anyone may read. */
 	control_set(&v->control->layout_seed, g->layout_seed);
 	v->pool_fd = share_group_pool_fd(v->group);
@@ -255,6 +277,10 @@ void mvm_release(struct mvm *v)
 	if (v->control)
 		control_unmap(v->control, v->control_bytes);
 	v->control = NULL;
+	if (v->noted)
+		manager_forget(v->m, v->name);
+	v->noted = false;
+	manager_close_fd(&v->pidfd);
 	manager_close_fd(&v->memfd);
 	manager_close_fd(&v->store_fd);
 	manager_close_fd(&v->swap_fd);
@@ -277,7 +303,7 @@ int manager_add(struct manager *m, const struct vm_spec *spec, char *err,
 		v->m = m;
 		v->index = (unsigned)m->n_vms;
 		v->memfd = v->store_fd = v->swap_fd = -1;
-		v->control_fd = v->socket = v->text_fd = -1;
+		v->control_fd = v->socket = v->text_fd = v->pidfd = -1;
 		v->mem = spec->mem;
 		snprintf(v->name, sizeof(v->name), "%s", spec->name);
 		r = manager_admit(m, v, spec, err, errlen);

@@ -18,7 +18,7 @@ struct monitor_opts {
 		**disks, *backing, *net;
 	uint64_t mem, tc_size;
 	uint32_t socket_fd, mem_fd, control_fd, pool_fd, store_fd, swap_fd,
-		log_fd;
+		log_fd, adopt_fd, text_fd;
 	bool no_reboot, verbose, rng, no_balloon;
 };
 
@@ -64,6 +64,10 @@ static const struct opt opts[] = {
 	 .dflt = NO_FD, OPT(struct monitor_opts, store_fd)},
 	{"swap-fd", 0, OPT_UINT, "N", "its swap file", .dflt = NO_FD,
 	 OPT(struct monitor_opts, swap_fd)},
+	{"adopt-fd", 0, OPT_UINT, "N", "where a new manager's offer comes",
+	 .dflt = NO_FD, OPT(struct monitor_opts, adopt_fd)},
+	{"text-fd", 0, OPT_UINT, "N", "the other end of standard error",
+	 .dflt = NO_FD, OPT(struct monitor_opts, text_fd)},
 	{"log-fd", 0, OPT_UINT, "N", "console output", .dflt = NO_FD,
 	 OPT(struct monitor_opts, log_fd)},
 	{"no-reboot", 0, OPT_FLAG, NULL, "a reset ends the run",
@@ -113,6 +117,8 @@ static int monitor_main(void *values, char *const args[])
 		.pool_fd = (int)o->pool_fd,
 		.store_fd = (int)o->store_fd,
 		.swap_fd = (int)o->swap_fd,
+		.adopt_fd = (int)o->adopt_fd,
+		.text_fd = (int)o->text_fd,
 		.log_fd = (int)o->log_fd,
 		.log_max = LOG_MAX,
 		.marker = o->marker,
@@ -122,7 +128,7 @@ static int monitor_main(void *values, char *const args[])
 	enum cli_status s = CLI_OK;
 	const int keep[] = {cfg.socket_fd, cfg.memfd,	 cfg.control_fd,
 			    cfg.pool_fd,   cfg.store_fd, cfg.swap_fd,
-			    cfg.log_fd};
+			    cfg.log_fd,	   cfg.adopt_fd, cfg.text_fd};
 	struct disk_config *disks;
 	struct net_spec net_spec;
 	struct virtio_net_config net;

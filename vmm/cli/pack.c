@@ -38,7 +38,7 @@ struct pack_opts {
 		**disks, *net;
 	uint64_t mem, host_mem, tc_size, swap_size;
 	uint32_t n, seconds, at_once;
-	bool oracle, no_share, verbose, rng, no_balloon, keep_idle;
+	bool oracle, no_share, verbose, rng, no_balloon, keep_idle, adopt;
 };
 
 static const struct opt opts[] = {
@@ -96,6 +96,10 @@ static const struct opt opts[] = {
 	 "VMs that boot at a time: the next starts when one has reached "
 	 "userland (0: all of them)",
 	 OPT(struct pack_opts, at_once)},
+	{"adopt", 0, OPT_FLAG, NULL,
+	 "start no VM: take over those that a killed manager of this socket "
+	 "left behind (they are taken over in any case)",
+	 OPT(struct pack_opts, adopt)},
 	{"keep-idle", 0, OPT_FLAG, NULL,
 	 "do not compress cold pages of VMs that rest, unless --host-mem needs "
 	 "it",
@@ -182,6 +186,14 @@ static enum cli_status make_fleet(struct pack *p, char *const args[], char *err,
 	if (args[0] && o->n) {
 		snprintf(err, len, "-n %u and %s: give one of them, not both",
 			 o->n, args[0]);
+		return CLI_USAGE;
+	}
+	if (o->adopt) {
+		if (!args[0] && !o->n)
+			return CLI_OK;
+		snprintf(
+			err, len,
+			"--adopt and VMs to start: give one of them, not both");
 		return CLI_USAGE;
 	}
 	if (args[0])
@@ -438,6 +450,20 @@ static int write_json(struct pack *p, const struct report *r)
 
 /* ---- the run ---- */
 
+#define ADOPT_NS (3 * NS_PER_S)
+
+/* What is there already comes first; but nothing waits for a VM that is stopped.
+ * False: there was to be one. */
+static bool adopt(struct pack *p)
+{
+	uint64_t until = now_ns() + ADOPT_NS;
+
+	while (manager_claims(p->m) && now_ns() < until &&
+	       !manager_signal(p->m))
+		manager_poll(p->m, 20);
+	return !p->o->adopt || manager_alive(p->m) || manager_claims(p->m);
+}
+
 /* Until another VM may boot. */
 static void wait_for_boots(struct pack *p)
 {
@@ -455,6 +481,8 @@ static void start_all(struct pack *p)
 	for (size_t i = 0; i < p->fleet.n; i++) {
 		wait_for_boots(p);
 		sample_if_due(p);
+		if (manager_has(p->m, p->fleet.vms[i].name))
+			continue;
 		if (manager_add(p->m, &p->fleet.vms[i], err, sizeof(err))) {
 			log_error("%s", err);
 			p->failed = true;
@@ -468,7 +496,8 @@ static void start_all(struct pack *p)
 
 static bool ended(const struct pack *p)
 {
-	return manager_signal(p->m) || p->unheard || !manager_alive(p->m) ||
+	return manager_signal(p->m) || p->unheard ||
+	       (!manager_alive(p->m) && !manager_claims(p->m)) ||
 	       (p->end_ns && now_ns() >= p->end_ns);
 }
 
@@ -594,7 +623,12 @@ static int run_fleet(struct pack *p)
 	p->next_ns = p->start_ns;
 	if (o->seconds)
 		p->end_ns = p->start_ns + o->seconds * NS_PER_S;
-	start_all(p);
+	if (adopt(p)) {
+		start_all(p);
+	} else {
+		log_error("--adopt: no VM was left at %s", c.socket_path);
+		p->failed = true;
+	}
 	if (!p->failed)
 		loop(p);
 	if (p->record)
@@ -642,7 +676,9 @@ const struct command cmd_pack = {
 		"or a JSON "
 		"list of "
 		"objects with these keys. VMs of different groups never share "
-		"a page. The run ends after --for SECONDS, upon SIGINT or "
+		"a page. VMs of a manager that was killed on this socket are "
+		"taken over, and those of their names are not started again. "
+		"The run ends after --for SECONDS, upon SIGINT or "
 		"SIGTERM, or when all VMs have ended.",
 	.opts = opts,
 	.n_opts = ARRAY_SIZE(opts),
