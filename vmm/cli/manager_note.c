@@ -70,6 +70,8 @@ int manager_open_notes(struct manager *m, char *err, size_t errlen)
 		   st.st_mode & 077))
 		r = -EPERM;
 	if (r)
+		manager_close_fd(&m->notes);
+	if (r)
 		snprintf(err, errlen,
 			 "%s: %s; it must be a directory of yours alone, or "
 			 "use another --socket PATH",
