@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "mm/p2m_priv.h"
+#include "mm/p2m_reclaim.h"
 #include "mm/p2m_share.h"
 
 #ifndef MADV_COLLAPSE
@@ -97,9 +98,10 @@ static bool all_ram(const struct p2m *p, uint64_t region)
 	       p2m_is_ram(p, (ppn_t){a.n + P2M_REGION_PAGES - 1});
 }
 
-void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i)
+void p2m_region_look(const struct p2m *p, uint64_t region,
+		     struct p2m_region_info *i)
 {
-	struct p2m_region *g = &p->region[region];
+	const struct p2m_region *g = &p->region[region];
 
 	i->ram = all_ram(p, region);
 	i->large = g->large;
@@ -108,7 +110,19 @@ void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i)
 	i->priv = g->priv;
 	i->away = g->away;
 	i->code = g->code;
-	g->touched = g->hinted = 0;
+}
+
+void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i)
+{
+	p2m_region_look(p, region, i);
+	p->region[region].touched = p->region[region].hinted = 0;
+}
+
+bool p2m_has_room(const struct p2m *p, uint64_t bytes)
+{
+	uint64_t quota = control_get(&p->ctl->quota_bytes);
+
+	return !quota || p2m_resident(p) + bytes <= quota - quota / 8;
 }
 
 bool p2m_is_large(const struct p2m *p, ppn_t ppn)

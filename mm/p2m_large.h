@@ -29,6 +29,8 @@ struct p2m_region_info {
 	uint16_t away; /* pages neither PRIVATE nor ZERO */
 	uint16_t code; /* pages marked code */
 };
+void p2m_region_look(const struct p2m *p, uint64_t region,
+		     struct p2m_region_info *i);
 /* Takes touched and hinted: both are clear afterwards. */
 void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i);
 /* Is the page in a large region? */
@@ -43,6 +45,8 @@ void p2m_clear_hints(struct p2m *p);
 /* Is every page of the region there in the file? One system call. */
 bool p2m_region_populated(const struct p2m *p, uint64_t region);
 uint64_t p2m_large_regions(const struct p2m *p);
+/* May the VM have this much more and still be well within its quota? */
+bool p2m_has_room(const struct p2m *p, uint64_t bytes);
 
 /*
  * Promotion in three steps. prepare makes ZERO pages PRIVATE (they get blocks

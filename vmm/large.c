@@ -254,6 +254,15 @@ uint64_t vm_large_settle(struct vm *vm)
 	return p2m_large_regions(vm->p2m);
 }
 
+bool vm_large_now(struct vm *vm, ppn_t ppn, enum largepage_use use)
+{
+	struct vm_large *l = vm->large;
+
+	return l &&
+	       largepage_now(l->lp, ppn.n / P2M_REGION_PAGES, use, now_ns()) &&
+	       p2m_is_large(vm->p2m, ppn);
+}
+
 /* The sum of the lines "ShmemPmdMapped: 2048 kB" and "FilePmdMapped: ..." */
 int64_t vm_large_mapped(struct vm *vm)
 {

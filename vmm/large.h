@@ -16,6 +16,9 @@ void vm_large_destroy(struct vm *vm);
 /* vCPU thread: promote here and now all that the policy would promote sooner or
  * later. How many regions lie on large pages then. */
 uint64_t vm_large_settle(struct vm *vm);
+/* vCPU thread, also in the engine's signal handler: the guest has come to this
+ * page of a region that is not large. True: now it is. */
+bool vm_large_now(struct vm *vm, ppn_t ppn, enum largepage_use use);
 /* Bytes of large pages that the host's MMU maps as such in this process, all
  * mappings of one page counted; -1: not known. */
 int64_t vm_large_mapped(struct vm *vm);

@@ -49,11 +49,14 @@ enum large_reason {
 extern const char *const large_reason_names[LARGE_NR_REASONS];
 
 struct largepage_counts {
-	uint64_t looks;	   /* at all regions */
-	uint64_t samples;  /* pages unmapped to see whether they are in use */
-	uint64_t rounds;   /* batches given to the host */
-	uint64_t promoted; /* regions */
-	uint64_t work_ns;  /* time that the host took for it */
+	uint64_t looks;	     /* at all regions */
+	uint64_t samples;    /* pages unmapped to see whether they are in use */
+	uint64_t rounds;     /* batches given to the host */
+	uint64_t promoted;   /* regions */
+	uint64_t work_ns;    /* time that the host took for it */
+	uint64_t at_once;    /* promoted as the guest came to them */
+	uint64_t once_calls; /* in so many calls of the host */
+	uint64_t once_ns;    /* time that the guest waited for that */
 	uint64_t now[LARGE_NR_REASONS];	   /* regions, at the last look */
 	uint64_t failed[LARGE_NR_REASONS]; /* promotions that failed, ever */
 };
@@ -72,6 +75,16 @@ unsigned largepage_plan(struct largepage *lp, uint64_t now_ns);
 void largepage_work(struct largepage *lp);
 /* Owner. How many were promoted. */
 unsigned largepage_finish(struct largepage *lp);
+/* What the guest has just done with a region that is not large. */
+enum largepage_use {
+	LARGEPAGE_CLEARED, /* clears it for the first time, it seems, to map it
+			      as below */
+	LARGEPAGE_MAPPED,  /* has mapped it with a large page for its user */
+};
+/* Owner: see to the region here and now if the policy allows, and to those that
+ * are likely to come next. How many were promoted. */
+unsigned largepage_now(struct largepage *lp, uint64_t region,
+		       enum largepage_use use, uint64_t now_ns);
 /* Is a plan worth its while now, though no second has gone by? Any thread. */
 bool largepage_hinted(struct largepage *lp);
 

@@ -358,6 +358,86 @@ static void everything(void **state)
 	assert_int_equal(private_bytes(f), (REGIONS - 1) * LARGE_PAGE_SIZE);
 }
 
+static unsigned now(struct fix *f, uint64_t region, enum largepage_use use)
+{
+	return largepage_now(f->lp, region, use, f->now);
+}
+
+/* Met while the guest clears it; those that follow are taken along. */
+static void cleared_at_once(void **state)
+{
+	struct fix *f = *state;
+
+	NEED_HOST();
+	begin(f, BACKING_AUTO, true);
+	fill(f, 0, 4);
+	assert_int_equal(now(f, 0, LARGEPAGE_CLEARED), 1);
+	assert_true(p2m_is_large(f->p, FIRST(0)));
+	assert_int_equal(*(uint64_t *)p2m_read(f->p, FIRST(0)), 1);
+	assert_int_equal(*(uint64_t *)p2m_read(f->p, (ppn_t){300}), 0);
+	assert_int_equal(private_bytes(f), LARGE_PAGE_SIZE);
+	assert_int_equal(now(f, 0, LARGEPAGE_CLEARED), 0);
+	fill(f, 4, 1); /* in use: nothing to guess about */
+	assert_int_equal(now(f, 1, LARGEPAGE_CLEARED), 2);
+	assert_int_equal(p2m_large_regions(f->p), 3);
+	assert_int_equal(now(f, 3, LARGEPAGE_CLEARED), 1);
+	assert_int_equal(now(f, REGIONS - 1, LARGEPAGE_CLEARED), 0);
+	assert_int_equal(now(f, REGIONS, LARGEPAGE_CLEARED), 0);
+	assert_int_equal(largepage_counts(f->lp)->at_once, 4);
+	assert_int_equal(largepage_counts(f->lp)->once_calls, 3);
+}
+
+static void cleared_downwards(void **state)
+{
+	struct fix *f = *state;
+
+	NEED_HOST();
+	begin(f, BACKING_AUTO, false);
+	assert_int_equal(now(f, 4, LARGEPAGE_CLEARED), 1);
+	assert_int_equal(now(f, 3, LARGEPAGE_CLEARED), 2);
+	assert_true(p2m_is_large(f->p, FIRST(2)));
+	assert_int_equal(now(f, 1, LARGEPAGE_CLEARED), 2);
+}
+
+static void not_at_once(void **state)
+{
+	struct fix *f = *state;
+	struct control *c = p2m_control(f->p);
+
+	NEED_HOST();
+	begin(f, BACKING_AUTO, true);
+	fill(f, 0, 200); /* too much in use */
+	assert_int_equal(now(f, 0, LARGEPAGE_CLEARED), 0);
+	fill(f, 1, 2); /* code */
+	p2m_set_code(f->p, FIRST(1), true);
+	assert_int_equal(now(f, 1, LARGEPAGE_CLEARED), 0);
+	assert_int_equal(p2m_balloon(f->p, FIRST(2), 1), 1); /* away */
+	assert_int_equal(now(f, 2, LARGEPAGE_CLEARED), 0);
+	fill(f, 3, 512); /* sharing comes first */
+	assert_int_equal(now(f, 3, LARGEPAGE_MAPPED), 0);
+	control_set(&c->quota_bytes, 8 * LARGE_PAGE_SIZE);
+	assert_int_equal(now(f, 4, LARGEPAGE_CLEARED), 0);
+	control_set(&c->quota_bytes, 16 * LARGE_PAGE_SIZE);
+	assert_int_equal(now(f, 4, LARGEPAGE_CLEARED), 1);
+	assert_int_equal(p2m_large_regions(f->p), 1);
+}
+
+/* A VM by itself whose guest has mapped it so. */
+static void mapped_at_once(void **state)
+{
+	struct fix *f = *state;
+
+	NEED_HOST();
+	begin(f, BACKING_AUTO, false);
+	fill(f, 0, 511);
+	assert_int_equal(now(f, 0, LARGEPAGE_MAPPED), 0);
+	fill(f, 1, 512);
+	fill(f, 2, 512);
+	assert_int_equal(now(f, 1, LARGEPAGE_MAPPED), 2);
+	assert_int_equal(*(uint64_t *)p2m_read(f->p, (ppn_t){FIRST(2).n + 511}),
+			 2ull << 32 | 512);
+}
+
 static void names(void **state)
 {
 	enum backing b;
@@ -373,11 +453,13 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(counts_pages),    T(promotes_and_demotes),
-		T(sharing_first),   T(leaves_meanwhile),
-		T(collects_as_one), T(auto_wants_dense_and_hot),
-		T(patience),	    T(cools_down),
-		T(everything),	    T(names),
+		T(counts_pages),      T(promotes_and_demotes),
+		T(sharing_first),     T(leaves_meanwhile),
+		T(collects_as_one),   T(auto_wants_dense_and_hot),
+		T(patience),	      T(cools_down),
+		T(everything),	      T(cleared_at_once),
+		T(cleared_downwards), T(not_at_once),
+		T(mapped_at_once),    T(names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

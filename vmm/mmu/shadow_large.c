@@ -31,8 +31,13 @@
 
 #include "mm/base/log.h"
 #include "mm/p2m_large.h"
+#include "vmm/large.h"
 
 #define SPLITS_MAX 8u
+/* This many fills in a row are no accident. */
+#define FRESH_RUN  4u
+/* Regions promoted for a user that may not come. */
+#define USER_LARGE 4u
 
 void node_split(struct shadow *s, uint32_t i, bool again)
 {
@@ -176,6 +181,35 @@ static bool small_only(struct shadow *s, uint32_t i, uint64_t *why)
 	return false;
 }
 
+/*
+ * A fault in a large page of the guest, over memory that is not large. Mapped
+ * for a user; or written for the first time, a piece after the other, as a
+ * kernel does through its map of all memory when it clears a large page for its
+ * user. It fills other memory in the same way, so that counts only while users
+ * do come for what was cleared.
+ */
+static bool large_now(struct shadow *s, const struct walk *w, bool write)
+{
+	ppn_t ppn = gpa_to_ppn(w->gpa);
+	uint64_t last = s->fresh_ppn;
+	bool down = ppn.n < last;
+
+	if (w->page_shift == LARGE_PAGE_SHIFT && w->user)
+		return vm_large_now(s->v->vm, ppn, LARGEPAGE_MAPPED);
+	if (!write || p2m_get_state(s->p, ppn) != P2M_ZERO)
+		return false;
+	s->fresh_ppn = ppn.n;
+	if (down != s->fresh_down ||
+	    (down ? last - ppn.n : ppn.n - last) > RUN_WRITE) {
+		s->fresh_down = down;
+		s->fresh_n = 0;
+	}
+	if (++s->fresh_n < FRESH_RUN || !s->user_large)
+		return false;
+	s->user_large--;
+	return vm_large_now(s->v->vm, ppn, LARGEPAGE_CLEARED);
+}
+
 static uint32_t node_big(struct shadow *s, int wi, uint32_t base)
 {
 	uint32_t i = node_find(s, wi, base);
@@ -197,9 +231,13 @@ bool fill_big(struct shadow *s, int wi, gva_t gva, const struct walk *w,
 		node_unmap(s, i);
 		i = 0;
 	}
+	if (!p2m_is_large(s->p, ppn) && w->page_shift < LARGE_PAGE_SHIFT)
+		return small_only(s, i, NULL);
+	if (w->page_shift == LARGE_PAGE_SHIFT && w->user)
+		s->user_large = USER_LARGE;
+	if (!p2m_is_large(s->p, ppn) && large_now(s, w, write))
+		i = node_big(s, wi, base);
 	if (!p2m_is_large(s->p, ppn)) {
-		if (w->page_shift < LARGE_PAGE_SHIFT)
-			return small_only(s, i, NULL);
 		if (w->page_shift == LARGE_PAGE_SHIFT && w->user)
 			p2m_region_hint(s->p, ppn);
 		return small_only(s, i, &s->st.big_no_region);

@@ -95,6 +95,10 @@ struct shadow {
 	uint32_t *rmap_big; /* N_BIG ones, by PPN / 512 */
 	uint8_t *splits;    /* by PPN / 512: see shadow_large.c */
 	uint32_t join_clock;
+	uint64_t fresh_ppn; /* of the last first write in a large page */
+	unsigned fresh_n;   /* in a row, one after the other */
+	bool fresh_down;
+	unsigned user_large;
 	int uffd; /* or -1 */
 	unsigned n_lost;
 	uint64_t lost_at; /* host page: this often in a row */
