@@ -104,6 +104,7 @@ struct ccf {
 	uint32_t ibtc_next; /* shares the IBTC entry */
 	uint16_t pad;  /* from host: where its call's return arrives; 0: none */
 	uint16_t miss; /* from checked: rel32 for when the check fails */
+	uint16_t life; /* a copy: of its context, as it was made (reloc.c) */
 	bool in_ibtc;
 	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
 	uint32_t reloc;	       /* index of the first */
@@ -214,7 +215,8 @@ struct exec_set {
 	} page[UEXEC_MAX];
 	uint16_t hash[UEXEC_HASH]; /* index + 1; 0: free */
 	unsigned n;
-	uint64_t gen; /* changes with the set */
+	uint64_t gen;  /* changes with the set */
+	uint16_t life; /* how often it was emptied */
 	/* Address spaces (shadow_space_epoch) that were seen to have it. */
 	struct {
 		uint64_t epoch, gen;

@@ -8,7 +8,9 @@
  * straddles two pages is in both lists. Exits chained to a CCF are in a list
  * that begins at it, so that they can be unchained.
  *
- * The hash grows with the number of CCFs (a VM at rest has few, and its table
+ * Most look-ups of an exec find nothing (the code is at a new address), so the
+ * buckets are many, and those of a page, which are asked for in turn, lie side by
+ * side. The hash grows with the number of CCFs (a VM at rest has few, and its table
  * is a page) by making it anew; it never shrinks but when it is emptied.
  *
  * A CCF dies when its page is written. It leaves the hash, the chains and the
@@ -27,7 +29,9 @@
 #include "vmm/bt/bt_priv.h"
 
 #define HASH_MIN_BITS 10
-#define HASH_MAX_BITS 17
+#define HASH_MAX_BITS 19
+/* Units of one page lie beside each other: so many bytes of it share a bucket. */
+#define HASH_GRAIN    4
 
 /* ---- the hash ---- */
 
@@ -59,10 +63,12 @@ void ccf_hash_trim(struct bt *bt)
 static uint32_t *hash_bucket(struct bt *bt, uint64_t rip, uint32_t ppn,
 			     uint8_t mode)
 {
-	uint64_t h =
-		(rip ^ ((uint64_t)ppn << 20) ^ mode) * 0x9e3779b97f4a7c15ull;
+	uint64_t page = (rip >> PAGE_SHIFT) ^ (uint64_t)ppn << 32 ^
+			(uint64_t)mode << 24;
+	uint64_t h = page * 0x9e3779b97f4a7c15ull >> 32;
 
-	return &bt->hash[h >> (64 - bt->hash_bits)];
+	h += (rip & (PAGE_SIZE - 1)) / HASH_GRAIN;
+	return &bt->hash[h & ((1u << bt->hash_bits) - 1)];
 }
 
 static void hash_add(struct bt *bt, uint32_t id)
@@ -186,7 +192,7 @@ void ccf_forget_pages(struct bt *bt, uint32_t id)
 
 bool ccf_hash_has_room(const struct bt *bt)
 {
-	return !((bt->stats.units_live + 1) >> bt->hash_bits) ||
+	return !((2 * bt->stats.units_live + 1) >> bt->hash_bits) ||
 	       bt->hash_bits == HASH_MAX_BITS;
 }
 

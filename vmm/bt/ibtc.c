@@ -268,6 +268,7 @@ static void set_reset(struct exec_set *s)
 		p[i] = 0;
 	s->n = 0;
 	s->gen++;
+	s->life++;
 }
 
 /* Where vpage is in the hash, or belongs. It is never more than half full. */

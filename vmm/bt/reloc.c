@@ -19,8 +19,9 @@
  * low 16 bits times 8 (IBTC), and its slot (delta table).
  *
  * Slots: two samples in one slot do not show the fields that depend on it. Such
- * a template serves that slot alone; operands reach +-2 GiB, so addresses less
- * than 4 GiB from a slot's border have no templates.
+ * a template serves that slot alone; operands reach +-2 GiB from the end of their
+ * instruction, so addresses nearer than that to a slot's border have no
+ * templates, and a unit there takes no template's place.
  *
  * Exits that are chained and the miss jump of the check are no part of the
  * comparison; a copy begins with all of them unchained. The cold part is made
@@ -29,9 +30,9 @@
  *
  * Data: a table, TMPL_WAYS entries a set, of the newest unit for (PPN, offset,
  * mode), and of its newest copies; what is pushed out is translated again (a
- * direct-mapped one had an exec translate 160 units anew each time). When there
- * are TMPL_COPIES, the oldest is moved to the new address in its place, so that
- * processes that come and go do not fill the TC. An entry may name a unit that has been
+ * direct-mapped one had an exec translate 160 units anew each time). A copy
+ * that its context has outlived is moved to the new address, or the oldest when
+ * there are TMPL_COPIES, so that processes that come and go do not fill the TC. An entry may name a unit that has been
  * evicted since: it is looked at before it is believed. Fields lie in the part
  * of their array that belongs to the unit's region of the TC, and go with it.
  *
@@ -40,7 +41,7 @@
 #include "vmm/bt/bt_priv.h"
 
 #define SLOT_SHIFT 39
-#define MARGIN	   (4ull << 30)
+#define MARGIN	   ((2ull << 30) + (1ull << 20))
 
 enum kind {
 	R_GUEST64,     /* + the guest address's move */
@@ -224,8 +225,8 @@ static void compare(struct bt *bt, const struct ccf *a, struct ccf *b)
 	struct reloc *r = &bt->reloc[first];
 	unsigned n = 0, from = 0;
 
-	if (!same_shape(a, b) || !m.guest || near_border(a->rip) ||
-	    near_border(b->rip) || g->n_reloc + RELOC_MAX > bt->region_reloc)
+	if (!same_shape(a, b) || !m.guest ||
+	    g->n_reloc + RELOC_MAX > bt->region_reloc)
 		return;
 	for (unsigned o = 0; o < b->host_len;) {
 		unsigned skip = patched(b, o);
@@ -269,7 +270,7 @@ void reloc_learn(struct bt *bt, uint32_t id)
 	struct tmpl *t;
 
 	if (!(b->mode & MODE_USER) || (b->flags & (CCF_STRADDLE | CCF_OWN)) ||
-	    bt->lockstep)
+	    near_border(b->rip) || bt->lockstep)
 		return;
 	t = tmpl_take(bt, tmpl_key(b->rip, b->ppn, b->mode));
 	if (is_same(bt, t->src, b->rip, b->ppn, b->mode))
@@ -299,20 +300,41 @@ static void copy_code(struct bt *bt, const struct ccf *from, struct ccf *to)
 	}
 }
 
-/* The oldest copy, if all are in use, taken out of the books; else 0. */
-static uint32_t recycle(struct bt *bt, struct tmpl *t, const struct ccf *a,
-			uint32_t from)
+/* May this copy be moved elsewhere? */
+static bool spare(const struct bt *bt, const struct tmpl *t, uint32_t id,
+		  const struct ccf *a, uint32_t from)
 {
-	uint32_t id = t->copy[TMPL_COPIES - 1];
+	return id != from && id != t->src &&
+	       is_same(bt, id, a->rip, a->ppn, a->mode) &&
+	       bt->ccf[id].host_len == a->host_len &&
+	       bt->ccf[id].cold_len == a->cold_len &&
+	       bt->ccf[id].n_recov == a->n_recov;
+}
 
-	if (id == from || id == t->src ||
-	    !is_same(bt, id, a->rip, a->ppn, a->mode) ||
-	    bt->ccf[id].host_len != a->host_len ||
-	    bt->ccf[id].cold_len != a->cold_len ||
-	    bt->ccf[id].n_recov != a->n_recov)
-		return 0;
-	ccf_unlink(bt, id);
-	return id;
+static uint16_t life_now(const struct bt *bt)
+{
+	return bt->set[bt->ctx].life;
+}
+
+/*
+ * Which copy shall be moved? One of this context that is from before it was last
+ * emptied: most likely of a process that has ended, and so its lines are in the
+ * caches still. Else the oldest, if all are in use. TMPL_COPIES: none.
+ */
+static unsigned recycle(const struct bt *bt, const struct tmpl *t,
+			const struct ccf *a, uint32_t from)
+{
+	unsigned i;
+
+	for (i = 0; i < TMPL_COPIES; i++) {
+		const struct ccf *c = &bt->ccf[t->copy[i]];
+
+		if (t->copy[i] && c->mode == bt_key(bt) &&
+		    c->life != life_now(bt) &&
+		    spare(bt, t, t->copy[i], a, from))
+			return i;
+	}
+	return spare(bt, t, t->copy[i - 1], a, from) ? i - 1 : i;
 }
 
 /* c, whose place is known, becomes a copy of a. */
@@ -332,6 +354,7 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 	c->incoming = c->ibtc_next = 0;
 	c->in_ibtc = false;
 	c->tmpl = 0;
+	c->life = life_now(bt);
 	for (unsigned i = 0; i < ARRAY_SIZE(c->exit); i++)
 		c->exit[i].to = c->exit[i].next_in = 0;
 	for (unsigned i = 0; i < c->n_recov; i++)
@@ -344,6 +367,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 {
 	struct tmpl *t = tmpl_find(bt, tmpl_key(rip, ppn, bt->mode));
 	const struct ccf *a;
+	unsigned i;
 	uint32_t id;
 
 	if (!t)
@@ -353,8 +377,10 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 	    near_border(rip) ||
 	    (a->tmpl == TMPL_SLOT && slot_of(a->rip) != slot_of(rip)))
 		return 0;
-	id = recycle(bt, t, a, from);
-	if (id) {
+	i = recycle(bt, t, a, from);
+	if (i < TMPL_COPIES) {
+		id = t->copy[i];
+		ccf_unlink(bt, id);
 		become(bt, &bt->ccf[id], a, rip);
 		cold_put(bt, id);
 		ccf_relink(bt, id);
@@ -367,7 +393,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		become(bt, &bt->ccf[id], a, rip);
 		tc_commit(bt, id);
 	}
-	for (unsigned i = TMPL_COPIES - 1; i; i--)
+	for (i = i < TMPL_COPIES ? i : TMPL_COPIES - 1; i; i--)
 		t->copy[i] = t->copy[i - 1];
 	t->copy[0] = id;
 	bt->stats.copies++;
