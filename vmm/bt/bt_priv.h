@@ -107,7 +107,9 @@ struct ccf {
 	uint16_t life; /* a copy: of its context, as it was made (reloc.c) */
 	bool in_ibtc;
 	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
+	uint8_t move;	       /* the same of a copy: may it be moved? */
 	uint32_t reloc;	       /* index of the first */
+	uint32_t next_group;   /* of the copies of its page */
 	/* The reason of its last callout + 1, or 0, and whose: recov.guest. */
 	uint8_t callout;
 	uint16_t callout_at;
@@ -131,9 +133,20 @@ struct tmpl {
 	uint32_t copy[TMPL_COPIES]; /* newest first; ids may be stale */
 };
 
+/* The copies of one page that a context has (reloc.c). */
+#define GROUP_BITS 12
+#define GROUP_WAYS 4u
+struct page_group {
+	uint64_t vpage;
+	uint32_t ppn, head;
+	uint16_t life;
+	uint8_t mode;
+};
+
 #define BT_STATS(X, S)                                                         \
 	X(S, translations, "translation units translated")                     \
 	X(S, copies, "units copied from a translation for another address")    \
+	X(S, moves, "such copies moved on with their page")                    \
 	X(S, guest_insns, "guest instructions translated")                     \
 	X(S, guest_bytes, "bytes of guest code translated")                    \
 	X(S, host_bytes, "bytes of host code generated")                       \
@@ -240,6 +253,7 @@ struct bt {
 	struct recov *recov;
 	struct reloc *reloc;
 	struct tmpl *tmpl; /* by (PPN, offset, mode) (reloc.c) */
+	struct page_group *group;
 	uint32_t max_ccf, max_recov, max_reloc;
 	uint32_t *hash;
 	unsigned hash_bits;
@@ -401,6 +415,8 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
  * and no successor in the IBTC. */
 void cold_size(struct ccf *c);
 void cold_put(struct bt *bt, uint32_t id);
+/* Only its rip has changed, and it is not in the IBTC. */
+void cold_move(struct bt *bt, uint32_t id);
 static inline uint32_t ccf_stub(const struct ccf *c, unsigned exit)
 {
 	return c->cold + exit * CCF_STUB;
@@ -422,6 +438,10 @@ void ccf_evict(struct bt *bt, uint32_t id);
 void ccf_unlink(struct bt *bt, uint32_t id);
 void ccf_relink(struct bt *bt, uint32_t id);
 void ccf_forget_pages(struct bt *bt, uint32_t id);
+/* It is for another rip of the same offset now. Chains within its page stay:
+ * ccf_moved, when all of them have been moved, undoes those that are wrong. */
+void ccf_move(struct bt *bt, uint32_t id, uint64_t rip);
+void ccf_moved(struct bt *bt, uint32_t id);
 /* The unit of that key, or 0. One that lies on two pages is found only while the
  * second is in the ITLB; tc_straddles tells whether there may be such a one. */
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);

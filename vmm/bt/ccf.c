@@ -293,7 +293,7 @@ void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned e)
 
 /* ---- the end ---- */
 
-void ccf_unlink(struct bt *bt, uint32_t id)
+static void hash_del(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
 	uint32_t *p = hash_bucket(bt, c->rip, c->ppn, c->mode);
@@ -301,6 +301,13 @@ void ccf_unlink(struct bt *bt, uint32_t id)
 	while (*p != id)
 		p = &bt->ccf[*p].next_hash;
 	*p = c->next_hash;
+}
+
+void ccf_unlink(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+
+	hash_del(bt, id);
 	unchain_incoming(bt, c);
 	for (unsigned e = 0; e < CCF_EXITS; e++)
 		unlink_exit(bt, id, e);
@@ -311,6 +318,54 @@ void ccf_unlink(struct bt *bt, uint32_t id)
 void ccf_relink(struct bt *bt, uint32_t id)
 {
 	hash_add(bt, id);
+}
+
+void ccf_move(struct bt *bt, uint32_t id, uint64_t rip)
+{
+	hash_del(bt, id);
+	ibtc_clear(bt, id);
+	ret_forget(bt, &bt->ccf[id]);
+	bt->ccf[id].rip = rip;
+	hash_add(bt, id);
+}
+
+/* Does exit e of CCF f, if it is chained, lead where it should without anybody's
+ * having walked for it? */
+static bool chain_holds(const struct bt *bt, const struct ccf *f, unsigned e)
+{
+	const struct ccf_exit *x = &f->exit[e];
+	const struct ccf *c = &bt->ccf[x->to];
+
+	return !ccf_crosses(f, e) && f->rip + (int64_t)x->target == c->rip &&
+	       f->mode == c->mode && f->ppn == c->ppn;
+}
+
+void ccf_moved(struct bt *bt, uint32_t id)
+{
+	uint32_t *p = &bt->ccf[id].incoming;
+
+	for (unsigned e = 0; e < CCF_EXITS; e++) {
+		struct ccf *f = &bt->ccf[id];
+
+		if (!f->exit[e].to || chain_holds(bt, f, e))
+			continue;
+		unlink_exit(bt, id, e);
+		patch_rel32(bt, f->host + f->exit[e].patch, ccf_stub(f, e));
+	}
+	while (*p) {
+		struct ccf *f = &bt->ccf[EXIT_CCF(*p)];
+		unsigned e = EXIT_NO(*p);
+		struct ccf_exit *x = &f->exit[e];
+
+		if (chain_holds(bt, f, e)) {
+			p = &x->next_in;
+			continue;
+		}
+		patch_rel32(bt, f->host + x->patch, ccf_stub(f, e));
+		*p = x->next_in;
+		x->to = x->next_in = 0;
+		bt->stats.exits_chained--;
+	}
 }
 
 static void ccf_kill(struct bt *bt, uint32_t id)

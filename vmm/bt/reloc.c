@@ -36,6 +36,13 @@
  * evicted since: it is looked at before it is believed. Fields lie in the part
  * of their array that belongs to the unit's region of the TC, and go with it.
  *
+ * Whole pages. The copies of a page that a context has are a group. When the
+ * context has been emptied since, and code of that page is run at another
+ * address, a process has most likely taken the place of another: the group is
+ * moved there in place, all at once, with the chains between its units. Chains
+ * to and from any other unit are undone, as are those that lead out of the page;
+ * the units leave the IBTC. A copy has its fields of its own for that.
+ *
  * Called from fast.c as well: no vector registers (Makefile), no libc.
  */
 #include "vmm/bt/bt_priv.h"
@@ -337,9 +344,10 @@ static unsigned recycle(const struct bt *bt, const struct tmpl *t,
 	return spare(bt, t, t->copy[i - 1], a, from) ? i - 1 : i;
 }
 
-/* c, whose place is known, becomes a copy of a. */
+/* c, whose place is known, as is that of its fields if it has as many as a
+ * (move), becomes a copy of a. */
 static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
-		   uint64_t rip)
+		   uint64_t rip, bool move)
 {
 	struct ccf old = *c;
 
@@ -360,28 +368,159 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 	for (unsigned i = 0; i < c->n_recov; i++)
 		bt->recov[c->recov + i] = bt->recov[a->recov + i];
 	copy_code(bt, a, c);
+	c->move = move ? a->tmpl : 0;
+	c->reloc = old.reloc;
+	for (unsigned i = 0; move && i < a->n_reloc; i++)
+		bt->reloc[c->reloc + i] = bt->reloc[a->reloc + i];
+}
+
+/* Room for n fields in the region being filled? */
+static bool take_fields(struct bt *bt, struct ccf *c, unsigned n)
+{
+	struct tc_region *g = &bt->region[bt->tc_cur];
+
+	if (g->n_reloc + n > bt->region_reloc)
+		return false;
+	c->reloc = bt->tc_cur * bt->region_reloc + g->n_reloc;
+	g->n_reloc += n;
+	return true;
+}
+
+/* ---- pages ---- */
+
+static bool group_is(const struct bt *bt, const struct page_group *g,
+		     uint32_t ppn)
+{
+	return g->head && g->ppn == ppn && g->mode == bt_key(bt);
+}
+
+/* The page's, or the entry that it would take. */
+static struct page_group *group_of(struct bt *bt, uint32_t ppn)
+{
+	uint64_t key = (uint64_t)bt_key(bt) << 32 | ppn;
+	struct page_group *set =
+		&bt->group[key * 0x9e3779b97f4a7c15ull >> (64 - GROUP_BITS) &
+			   -GROUP_WAYS];
+	struct page_group *g = &set[ppn % GROUP_WAYS];
+
+	for (unsigned i = 0; i < GROUP_WAYS; i++) {
+		if (group_is(bt, &set[i], ppn))
+			return &set[i];
+		if (!set[i].head)
+			g = &set[i];
+	}
+	return g;
+}
+
+static void group_add(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+	struct page_group *g = group_of(bt, c->ppn);
+	uint64_t vpage = c->rip >> PAGE_SHIFT;
+
+	if (!c->move)
+		return;
+	if (!group_is(bt, g, c->ppn) || g->vpage != vpage)
+		*g = (struct page_group){
+			.vpage = vpage, .ppn = c->ppn, .mode = c->mode};
+	g->life = life_now(bt);
+	c->next_group = g->head;
+	g->head = id;
+}
+
+static void move_unit(struct bt *bt, uint32_t id, uint64_t rip)
+{
+	struct ccf *c = &bt->ccf[id];
+	struct move m = {rip - c->rip, 0, slot_of(c->rip), slot_of(rip)};
+	uint8_t *d = bt->rw + c->host;
+
+	for (unsigned i = 0; i < c->n_reloc; i++) {
+		const struct reloc *r = &bt->reloc[c->reloc + i];
+		unsigned w = width(r->kind);
+		uint64_t v = get(d + r->at, w);
+
+		moved(r->kind, v, &m, &v);
+		put(d + r->at, w, v);
+	}
+	ccf_move(bt, id, rip);
+	c->life = life_now(bt);
+	cold_move(bt, id);
+	bt->stats.moves++;
+}
+
+/* A list may lead on to units that have gone or been moved by themselves. */
+static bool in_group(const struct bt *bt, const struct page_group *g,
+		     uint32_t id)
+{
+	const struct ccf *c = &bt->ccf[id];
+
+	return is_same(bt, id, g->vpage << PAGE_SHIFT | (c->rip & ~PAGE_MASK),
+		       g->ppn, g->mode) &&
+	       c->mode == g->mode && c->rip >> PAGE_SHIFT == g->vpage &&
+	       c->move;
+}
+
+/*
+ * Move what this context had of the page, in its life before, to where the page
+ * is now. Not while one of it is being run, which is so only if the jump comes
+ * from there.
+ */
+static bool move_page(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from)
+{
+	struct page_group *g = group_of(bt, ppn), old = *g;
+	uint64_t vpage = rip >> PAGE_SHIFT;
+	uint32_t id, next;
+
+	if (!group_is(bt, g, ppn) || g->vpage == vpage ||
+	    g->life == life_now(bt) || (from && bt->ccf[from].ppn == ppn))
+		return false;
+	g->vpage = vpage;
+	g->life = life_now(bt);
+	g->head = 0;
+	for (id = old.head; id && in_group(bt, &old, id); id = next) {
+		struct ccf *c = &bt->ccf[id];
+
+		next = c->next_group;
+		if (c->move == TMPL_SLOT && slot_of(c->rip) != slot_of(rip))
+			continue;
+		move_unit(bt, id, vpage << PAGE_SHIFT | (c->rip & ~PAGE_MASK));
+		c->next_group = g->head;
+		g->head = id;
+	}
+	for (id = g->head; id; id = bt->ccf[id].next_group)
+		ccf_moved(bt, id);
+	return true;
 }
 
 uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		    bool fast)
 {
-	struct tmpl *t = tmpl_find(bt, tmpl_key(rip, ppn, bt->mode));
+	struct tmpl *t;
 	const struct ccf *a;
 	unsigned i;
 	uint32_t id;
+	bool move;
 
+	if (!(bt->mode & MODE_USER) || near_border(rip))
+		return 0;
+	if (move_page(bt, rip, ppn, from)) {
+		id = tc_lookup(bt, rip, ppn, bt_key(bt));
+		if (id)
+			return id;
+	}
+	t = tmpl_find(bt, tmpl_key(rip, ppn, bt->mode));
 	if (!t)
 		return 0;
 	a = &bt->ccf[t->src];
 	if (!is_same(bt, t->src, rip, ppn, bt->mode) || !a->tmpl ||
-	    near_border(rip) ||
 	    (a->tmpl == TMPL_SLOT && slot_of(a->rip) != slot_of(rip)))
 		return 0;
 	i = recycle(bt, t, a, from);
 	if (i < TMPL_COPIES) {
 		id = t->copy[i];
 		ccf_unlink(bt, id);
-		become(bt, &bt->ccf[id], a, rip);
+		move = bt->ccf[id].move && bt->ccf[id].n_reloc == a->n_reloc;
+		become(bt, &bt->ccf[id], a, rip, move);
 		cold_put(bt, id);
 		ccf_relink(bt, id);
 	} else {
@@ -390,9 +529,11 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		id = tc_place(bt);
 		if (!is_same(bt, t->src, rip, ppn, bt->mode))
 			return 0; /* evicted to make room */
-		become(bt, &bt->ccf[id], a, rip);
+		move = take_fields(bt, &bt->ccf[id], a->n_reloc);
+		become(bt, &bt->ccf[id], a, rip, move);
 		tc_commit(bt, id);
 	}
+	group_add(bt, id);
 	for (i = i < TMPL_COPIES ? i : TMPL_COPIES - 1; i; i--)
 		t->copy[i] = t->copy[i - 1];
 	t->copy[0] = id;

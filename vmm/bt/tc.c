@@ -114,11 +114,13 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	bt->recov = reserve(bt->max_recov * sizeof(*bt->recov));
 	bt->reloc = reserve(bt->max_reloc * sizeof(*bt->reloc));
 	bt->tmpl = reserve(sizeof(*bt->tmpl) << TMPL_BITS);
+	bt->group = reserve(sizeof(*bt->group) << GROUP_BITS);
 	bt->page_head = reserve(bt->max_ppn * sizeof(*bt->page_head));
 	bt->smc_count = reserve(bt->max_ppn * sizeof(*bt->smc_count));
 	if (bt->rx == MAP_FAILED || bt->rw == MAP_FAILED || !bt->ccf ||
-	    !bt->recov || !bt->reloc || !bt->tmpl || !bt->page_head ||
-	    !bt->smc_count || ccf_hash_init(bt) || ibtc_init(bt))
+	    !bt->recov || !bt->reloc || !bt->tmpl || !bt->group ||
+	    !bt->page_head || !bt->smc_count || ccf_hash_init(bt) ||
+	    ibtc_init(bt))
 		return -ENOMEM;
 	put_stubs(bt);
 	ret_clear(bt, false);
@@ -136,6 +138,7 @@ void tc_fini(struct bt *bt)
 	munmap(bt->recov, bt->max_recov * sizeof(*bt->recov));
 	munmap(bt->reloc, bt->max_reloc * sizeof(*bt->reloc));
 	munmap(bt->tmpl, sizeof(*bt->tmpl) << TMPL_BITS);
+	munmap(bt->group, sizeof(*bt->group) << GROUP_BITS);
 	munmap(bt->page_head, bt->max_ppn * sizeof(*bt->page_head));
 	munmap(bt->smc_count, bt->max_ppn * sizeof(*bt->smc_count));
 	ccf_hash_fini(bt);
@@ -254,6 +257,7 @@ void tc_trim(struct bt *bt)
 	madvise(bt->recov, bt->max_recov * sizeof(*bt->recov), MADV_DONTNEED);
 	madvise(bt->reloc, bt->max_reloc * sizeof(*bt->reloc), MADV_DONTNEED);
 	madvise(bt->tmpl, sizeof(*bt->tmpl) << TMPL_BITS, MADV_DONTNEED);
+	madvise(bt->group, sizeof(*bt->group) << GROUP_BITS, MADV_DONTNEED);
 	ccf_hash_trim(bt);
 	ibtc_trim(bt);
 	put_stubs(bt);

@@ -71,6 +71,8 @@ static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 			bad_ccf(rc, id, "chained to a CCF that is gone");
 			return;
 		}
+		if (bt->ccf[x->to].rip != c->rip + (int64_t)x->target)
+			bad_ccf(rc, id, "chained to what is elsewhere");
 		want = bt->ccf[x->to].host + bt->ccf[x->to].direct;
 		for (in = bt->ccf[x->to].incoming; in;
 		     in = bt->ccf[EXIT_CCF(in)].exit[EXIT_NO(in)].next_in)

@@ -84,6 +84,15 @@ static void put_thunk(struct bt *bt, uint32_t id, uint8_t *at)
 	emit_patch(jmp, bt->rw + c->host);
 }
 
+void cold_move(struct bt *bt, uint32_t id)
+{
+	struct ccf *c = &bt->ccf[id];
+
+	if (!c->direct)
+		put_thunk(bt, id, bt->rw + c->checked);
+	emit_patch(bt->rw + c->checked + c->miss, bt->rw + TC_MISS_STUB);
+}
+
 void cold_put(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];

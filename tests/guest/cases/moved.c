@@ -72,6 +72,38 @@ static u64 place(unsigned i)
 	return slot_va(slots[rnd() % 6], off);
 }
 
+static void gone(u64 va)
+{
+	for (unsigned k = 0; k < 3; k++)
+		unmap_page(va + k * PG);
+}
+
+/* Each has the pages elsewhere, twice; an exec gives them another place. */
+static void in_spaces(u32 imm)
+{
+	u64 root[6], va[6][2], home = root_now();
+
+	part("in several address spaces");
+	for (unsigned i = 0; i < 6; i++) {
+		root[i] = root_new();
+		va[i][0] = place(2 + i);
+		va[i][1] = place(3 + i) ^ SLOT;
+	}
+	for (unsigned i = 0; i < 300; i++) {
+		unsigned k = i < 100 ? i % 6 : rnd() % 6;
+
+		write_cr3(root[k]);
+		at(va[k][0], imm, i & 1);
+		if (i % 4 == 0)
+			at(va[k][1], imm, i & 1);
+		if (i % 7)
+			continue;
+		gone(va[k][0]);
+		va[k][0] = place(i);
+	}
+	write_cr3(home);
+}
+
 int main(void)
 {
 	static u64 vas[12];
@@ -100,6 +132,7 @@ int main(void)
 		else
 			imm = *(u32 *)(code + (moved_imm - moved) + 2);
 	}
+	in_spaces(imm);
 	printf("%lu runs\n", runs);
 	return 0;
 }
