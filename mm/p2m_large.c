@@ -75,6 +75,10 @@ void p2m_region_change(struct p2m *p, ppn_t ppn, uint32_t old, uint32_t e)
 	g->code += !!(e & ENT_CODE) - !!(old & ENT_CODE);
 	if (g->large && g->priv < P2M_REGION_PAGES)
 		demote(p, g);
+	if (b == P2M_PRIVATE && a != b && g->priv == P2M_REGION_PAGES) {
+		g->filled = 1;
+		__atomic_store_n(&p->fills, true, __ATOMIC_RELAXED);
+	}
 }
 
 /* ---- questions ---- */
@@ -107,6 +111,7 @@ void p2m_region_look(const struct p2m *p, uint64_t region,
 	i->large = g->large;
 	i->touched = g->touched;
 	i->hinted = g->hinted;
+	i->filled = g->filled;
 	i->priv = g->priv;
 	i->away = g->away;
 	i->code = g->code;
@@ -116,6 +121,7 @@ void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i)
 {
 	p2m_region_look(p, region, i);
 	p->region[region].touched = p->region[region].hinted = 0;
+	p->region[region].filled = 0;
 }
 
 bool p2m_has_room(const struct p2m *p, uint64_t bytes)
@@ -148,8 +154,14 @@ bool p2m_hints(const struct p2m *p)
 	return __atomic_load_n(&p->hints, __ATOMIC_RELAXED);
 }
 
+bool p2m_fills(const struct p2m *p)
+{
+	return __atomic_load_n(&p->fills, __ATOMIC_RELAXED);
+}
+
 void p2m_clear_hints(struct p2m *p)
 {
+	__atomic_store_n(&p->fills, false, __ATOMIC_RELAXED);
 	__atomic_store_n(&p->hints, false, __ATOMIC_RELAXED);
 }
 

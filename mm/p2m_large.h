@@ -25,13 +25,14 @@ struct p2m_region_info {
 	bool large;    /* on one host page */
 	bool touched;  /* an engine mapped a page since this was last asked */
 	bool hinted;   /* p2m_region_hint since last asked */
+	bool filled;   /* its last page became PRIVATE since last asked */
 	uint16_t priv; /* pages PRIVATE */
 	uint16_t away; /* pages neither PRIVATE nor ZERO */
 	uint16_t code; /* pages marked code */
 };
 void p2m_region_look(const struct p2m *p, uint64_t region,
 		     struct p2m_region_info *i);
-/* Takes touched and hinted: both are clear afterwards. */
+/* Takes touched, hinted and filled: they are clear afterwards. */
 void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i);
 /* Is the page in a large region? */
 bool p2m_is_large(const struct p2m *p, ppn_t ppn);
@@ -41,6 +42,9 @@ bool p2m_region_has_code(const struct p2m *p, ppn_t ppn);
 void p2m_region_hint(struct p2m *p, ppn_t ppn);
 /* Was there a hint for any region since p2m_clear_hints? Any thread. */
 bool p2m_hints(const struct p2m *p);
+/* Was any region filled? */
+bool p2m_fills(const struct p2m *p);
+/* Of both. */
 void p2m_clear_hints(struct p2m *p);
 /* Is every page of the region there in the file? One system call. */
 bool p2m_region_populated(const struct p2m *p, uint64_t region);

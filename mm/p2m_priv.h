@@ -36,6 +36,7 @@ struct p2m_region {
 	uint8_t large;	     /* one host page of 2 MiB, as far as we know */
 	uint8_t was_large;   /* its blocks may still be parts of one */
 	uint8_t touched, hinted;
+	uint8_t filled; /* its last page has become PRIVATE */
 };
 
 struct p2m {
@@ -56,6 +57,7 @@ struct p2m {
 	struct p2m_region *region;
 	uint64_t n_large;    /* regions with large set */
 	bool hints;	     /* some region has hinted set */
+	bool fills;	     /* some region has filled set */
 	uint64_t collect_at; /* where the next collect begins */
 	uint16_t tick;	     /* of the last collect: its clock, coarse */
 

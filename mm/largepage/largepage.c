@@ -16,7 +16,9 @@
  *     heat - 1. A guest that maps the region with a large page for its user has
  *     said so itself, which counts;
  *   - it has been so for a while: 4 looks of a VM by itself, 8 (seconds) of
- *     one under a manager, which has compared its pages by then.
+ *     one under a manager, which has compared its pages by then. By itself, a
+ *     region whose last page has just come is nearly there: it is looked at
+ *     within a quarter of a second, and again.
  * A region that a page has left rests for 16 s, twice as long each time.
  *
  * "2m" promotes whatever has a page in use and none shared; it fills holes.
@@ -53,6 +55,7 @@
 #define HEAT_MAX   9u
 #define ALONE	   4u /* looks that a region must have been hot */
 #define SHARED	   8u
+#define WARM	   (ALONE - 1) /* heat of a region that was filled just now */
 #define COOL_S	   16u
 #define COOL_SHIFT 6u	/* at most COOL_S << this */
 #define FRESH	   128u /* pages in use of a region that counts as fresh */
@@ -101,7 +104,8 @@ struct largepage {
 	struct p2m *p;
 	enum backing mode;
 	unsigned patience;
-	uint64_t n, at; /* regions; where the next plan goes on */
+	_Atomic bool warm; /* a region is nearly as hot as it must be */
+	uint64_t n, at;	   /* regions; where the next plan goes on */
 	uint64_t next_look, look_no;
 	/* The last batch of largepage_now, what it may be, and until when
 	 * there is none. */
@@ -159,7 +163,8 @@ static void sample(struct largepage *lp, uint64_t region)
 	lp->st.samples++;
 }
 
-static void warm(struct region *r, const struct p2m_region_info *i)
+static void warm(const struct largepage *lp, struct region *r,
+		 const struct p2m_region_info *i)
 {
 	if (i->touched || i->hinted)
 		r->heat += r->heat < HEAT_MAX;
@@ -168,6 +173,9 @@ static void warm(struct region *r, const struct p2m_region_info *i)
 	/* Its guest has decided; half the patience will do. */
 	if (i->hinted)
 		r->heat += r->heat < HEAT_MAX;
+	/* Just now; one look more shows whether it is done with. */
+	if (i->filled && lp->patience == ALONE && r->heat < WARM)
+		r->heat = WARM;
 }
 
 static enum large_reason judge_auto(struct largepage *lp, uint64_t region,
@@ -179,8 +187,10 @@ static enum large_reason judge_auto(struct largepage *lp, uint64_t region,
 		return LARGE_sparse;
 	if (i->code)
 		return LARGE_code;
-	warm(r, i);
+	warm(lp, r, i);
 	if (r->heat < lp->patience) {
+		if (r->heat >= WARM)
+			lp->warm = true;
 		sample(lp, region);
 		return LARGE_cold;
 	}
@@ -223,6 +233,7 @@ static void look(struct largepage *lp, uint64_t now_ns)
 	uint32_t now_s = now_ns / 1000000000;
 
 	p2m_clear_hints(lp->p);
+	lp->warm = false;
 	memset(lp->st.now, 0, sizeof(lp->st.now));
 	for (uint64_t k = 0; k < lp->n; k++) {
 		lp->r[k].why = judge(lp, k, now_s);
@@ -236,7 +247,8 @@ static void look(struct largepage *lp, uint64_t now_ns)
 
 bool largepage_hinted(struct largepage *lp)
 {
-	return lp->mode != BACKING_AUTO || p2m_hints(lp->p);
+	return lp->mode != BACKING_AUTO || p2m_hints(lp->p) ||
+	       (lp->patience == ALONE && (lp->warm || p2m_fills(lp->p)));
 }
 
 unsigned largepage_plan(struct largepage *lp, uint64_t now_ns)

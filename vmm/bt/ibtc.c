@@ -388,6 +388,7 @@ static bool set_holds(struct bt *bt, struct exec_set *s)
 {
 	uint64_t epoch = shadow_space_epoch(bt->sh);
 	unsigned k = epoch % ARRAY_SIZE(s->ok);
+	struct walk_hint h = {0};
 	struct walk w;
 
 	/* Between the two nothing was flushed, or the epoch would be another:
@@ -395,8 +396,7 @@ static bool set_holds(struct bt *bt, struct exec_set *s)
 	if (epoch && s->ok[k].epoch == epoch && s->ok[k].gen == s->gen)
 		return true;
 	for (unsigned i = 0; i < s->n; i++)
-		if (mmu_walk(bt->v, s->page[i].vpage << PAGE_SHIFT, WALK_PROBE,
-			     &w) ||
+		if (mmu_probe(bt->v, s->page[i].vpage << PAGE_SHIFT, &h, &w) ||
 		    !w.user || w.nx || !w.accessed ||
 		    gpa_to_ppn(w.gpa).n != s->page[i].ppn)
 			return false;
