@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -97,6 +96,15 @@ static void holder(int fd, char *buf, size_t len)
 		snprintf(buf, len, " (pid %s)", pid);
 }
 
+/* Of this process: a child that has not come to its exec() does not keep a dead
+ * manager's lock, as it would with flock(). Nothing else here opens the file. */
+static int lock_file(int fd)
+{
+	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	return fcntl(fd, F_SETLK, &l);
+}
+
 /* The lock file may be removed by a manager that ends between our open and our
  * lock: then what we hold is no longer at the path, and we try again. */
 static int take_lock(struct server *s, char *err, size_t errlen)
@@ -113,7 +121,7 @@ static int take_lock(struct server *s, char *err, size_t errlen)
 				 s->lock_path, strerror(errno));
 			return -errno;
 		}
-		if (flock(fd, LOCK_EX | LOCK_NB)) {
+		if (lock_file(fd)) {
 			holder(fd, who, sizeof(who));
 			close(fd);
 			snprintf(err, errlen,
