@@ -175,6 +175,22 @@ ok "every byte was right" test "$(wrong | wc -l)" = 0 -a \
 	"$(grep -l 'memwork:.* good' "$logs"/vm[015].log | wc -l)" = 3 ||
 	show "$logs"/*.log
 ok "the audit is clean" has "$T/mout" "^audit clean"
+# ---- one that cannot be started ends none of those that ran before ----
+fleet "sleep 1000" vm0
+manager "" --kernel "$K" --mem 128M "$T/fleet"
+ok "a guest" until_true 60 running 1 || show "$T/mout"
+kill -9 "$manager"
+wait "$manager" 2>/dev/null
+fleet "sleep 1000" vm0 vm6
+manager "" --kernel "$K" --mem 128M --log-dir "$T/fleet/no" "$T/fleet"
+ok "a log directory that cannot be made" until_true 20 dead "$manager"
+manager "" --kernel "$K" --mem 128M --swap "$T/none" "$T/fleet"
+ok "a VM that cannot be started is told of" until_true 20 has "$T/merr" "$T/none" ||
+	show "$T/mout" "$T/merr"
+ok "and the other runs on" running 1
+kill -INT "$manager"
+wait "$manager"
+ok "the status tells" is $? 1
 run_for 20 "$SARDINE" pack --adopt --socket "$SOCK"
 ok "--adopt where nothing is: status 1, and says so" test $rc = 1 -a \
 	"$(grep -c 'no VM was left' "$T/err")" = 1 || show "$T/err"

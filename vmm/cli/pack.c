@@ -593,6 +593,7 @@ static int run_fleet(struct pack *p)
 		.event = on_event,
 		.ctx = p,
 	};
+	size_t had;
 	int status;
 
 	for (size_t i = 0; i < p->fleet.n; i++)
@@ -623,13 +624,15 @@ static int run_fleet(struct pack *p)
 	p->next_ns = p->start_ns;
 	if (o->seconds)
 		p->end_ns = p->start_ns + o->seconds * NS_PER_S;
-	if (adopt(p)) {
-		start_all(p);
-	} else {
+	if (!adopt(p)) {
 		log_error("--adopt: no VM was left at %s", c.socket_path);
 		p->failed = true;
 	}
+	/* VMs that ran before are not ended because another cannot start. */
+	had = manager_alive(p->m) + manager_claims(p->m);
 	if (!p->failed)
+		start_all(p);
+	if (!p->failed || had)
 		loop(p);
 	if (p->record)
 		take_sample(p);
