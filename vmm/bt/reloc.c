@@ -18,6 +18,12 @@
  * must keep to is that code depends on the guest address only by its value, its
  * low 16 bits times 8 (IBTC), and its slot (delta table).
  *
+ * A guest chooses its addresses, and to a degree where its code is in the TC: it
+ * can make two of these ways look alike for its two samples, as when both have
+ * moved equally far, and differ for the third. So a difference that can be
+ * explained in two ways is not explained. (It took a jump of the host's where it
+ * liked when the first way that fitted was believed.)
+ *
  * Slots: two samples in one slot do not show the fields that depend on it. Such
  * a template serves that slot alone; operands reach +-2 GiB from the end of their
  * instruction, so addresses nearer than that to a slot's border have no
@@ -54,10 +60,9 @@ enum kind {
 	R_GUEST64,     /* + the guest address's move */
 	R_MINUS_GUEST, /* - it, 64 bits */
 	R_HOST32,      /* + the move in the TC */
-	R_HOST64,
-	R_TO_FIXED, /* - it: a rel32 to a fixed place */
-	R_IBTC,	    /* 8 * (low 16 bits of a guest address), displaced */
-	R_TABLE,    /* 8 * (slot of a guest address), displaced */
+	R_TO_FIXED,    /* - it: a rel32 to a fixed place */
+	R_IBTC,	       /* 8 * (low 16 bits of a guest address), displaced */
+	R_TABLE,       /* 8 * (slot of a guest address), displaced */
 	NR_KINDS
 };
 
@@ -81,7 +86,7 @@ static bool near_border(uint64_t rip)
 
 static unsigned width(enum kind k)
 {
-	return k == R_GUEST64 || k == R_MINUS_GUEST || k == R_HOST64 ? 8 : 4;
+	return k == R_GUEST64 || k == R_MINUS_GUEST ? 8 : 4;
 }
 
 static uint64_t get(const uint8_t *p, unsigned n)
@@ -113,9 +118,6 @@ static bool moved(enum kind k, uint64_t v, const struct move *m, uint64_t *out)
 		return true;
 	case R_HOST32:
 		*out = (uint32_t)(v + m->host);
-		return true;
-	case R_HOST64:
-		*out = v + m->host;
 		return true;
 	case R_TO_FIXED:
 		*out = (uint32_t)(v - m->host);
@@ -187,11 +189,14 @@ static unsigned patched(const struct ccf *c, unsigned o)
 	return 0;
 }
 
-/* Which field holds the difference at offset o, not before `from`? */
+/* Which field holds the difference at offset o, not before `from`? There has to be
+ * just one that may, which is then the true one. */
 static bool find_field(const uint8_t *a, const uint8_t *b, unsigned len,
 		       unsigned from, unsigned o, const struct move *m,
 		       struct reloc *r)
 {
+	bool found = false;
+
 	for (unsigned k = 0; k < NR_KINDS; k++) {
 		unsigned n = width(k), lo = o >= n - 1 ? o - (n - 1) : 0;
 
@@ -201,12 +206,14 @@ static bool find_field(const uint8_t *a, const uint8_t *b, unsigned len,
 			if (p + n > len || !moved(k, get(a + p, n), m, &v) ||
 			    v != get(b + p, n))
 				continue;
+			if (found)
+				return false;
 			r->at = p;
 			r->kind = k;
-			return true;
+			found = true;
 		}
 	}
-	return false;
+	return found;
 }
 
 static bool same_shape(const struct ccf *a, const struct ccf *b)

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Templates of moved units (bt/reloc.c), where a guest has chosen its addresses
+ * so that a field could be explained by the move of the guest's address as well
+ * as by that of the host's: a copy must be what a translation would be, byte by
+ * byte.
+ */
+#include "tests/unit/sys_fixture.h"
+
+#include <stdatomic.h>
+
+#include "vmm/bt/bt_priv.h"
+
+#define CODE  0x600000ul
+#define FILL  0x601000ul
+#define HLT   0x700ff0ul
+#define BASE  ((20ul << 39) + (64ul << 30))
+#define OTHER ((200ul << 39) + (80ul << 30))
+
+/* mov rax, [rip + 16] ; hlt */
+static const uint8_t load[] = {0x48, 0x8b, 0x05, 16, 0, 0, 0, 0xf4};
+/* call to a hlt */
+static const uint8_t call[] = {0xe8, 1, 0, 0, 0, 0x90, 0xf4};
+/* ret (to a hlt) */
+static const uint8_t ret[] = {0xc3};
+
+static struct fix *f;
+static struct bt *bt;
+
+static void start(const uint8_t *code, size_t n)
+{
+	fix_setup((void **)&f);
+	vcpu_destroy(f->v);
+	f->vm.cfg = (struct vm_config){.pair_all = true};
+	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
+	assert_non_null(f->v);
+	assert_int_equal(engine_bt.init(&f->vm, f->v), 0);
+	long_mode(f);
+	bt = (struct bt *)f->v->bt;
+	/* In user code, HLT is a #GP, whose handler halts. */
+	poke(f, HANDLER + 16 * EXC_GP, "\xf4", 1);
+	poke(f, CODE, code, n);
+	poke(f, HLT, "\xf4", 1);
+}
+
+static void stop(void)
+{
+	engine_bt.fini(&f->vm, f->v);
+	fix_teardown((void **)&f);
+}
+
+/* Run user code at va; answers its unit. */
+static struct ccf *run_at(uint64_t va)
+{
+	struct vcpu *v = f->v;
+	enum vcpu_exit x;
+
+	go_user(f);
+	v->rip = va;
+	v->gpr[R_RSP] = USER_STACK;
+	poke64(f, USER_STACK, HLT);
+	v->halted = 0;
+	do {
+		x = engine_bt.run(v);
+		atomic_store(&v->requests, 0);
+	} while (x == EXIT_KICK);
+	assert_int_equal(x, EXIT_HLT);
+	assert_int_equal(tc_audit(bt), 0);
+	for (uint32_t id = 1; id < bt->region[0].n_ccf; id++)
+		if (bt->ccf[id].rip == va && !(bt->ccf[id].flags & CCF_DEAD))
+			return &bt->ccf[id];
+	fail();
+	return NULL;
+}
+
+static struct ccf *run_alias(uint64_t va)
+{
+	map_page(f, va, CODE, PTE_P | PTE_U);
+	return run_at(va);
+}
+
+static uint32_t aligned(uint32_t n)
+{
+	return (n + TC_HEADER + TC_ALIGN - 1) & -TC_ALIGN;
+}
+
+/* Units of no use, until the next one would be placed at `want`. */
+static void fill_to(uint32_t want)
+{
+	unsigned empty = 0, at = 0;
+
+	while (aligned(bt->region[0].used) != want) {
+		uint32_t here = aligned(bt->region[0].used);
+		unsigned n = 0, len = 0;
+		uint8_t code[128];
+
+		/* n times add eax, imm32, and a hlt */
+		for (unsigned k = 1; k < 23 && empty; k++) {
+			uint32_t next = aligned(here + empty + 5 * k);
+
+			if (next == want || next + 64 <= want)
+				n = k;
+		}
+		for (; n; n--, len += 5)
+			memcpy(code + len, "\x05\x01\x01\x01\x01", 5);
+		code[len++] = 0xf4;
+		poke(f, FILL + at, code, len);
+		if (!empty)
+			empty = run_at(FILL + at)->host_len;
+		else
+			run_at(FILL + at);
+		at += len;
+		if (at % PAGE_SIZE > PAGE_SIZE - sizeof(code))
+			at = (at | (PAGE_SIZE - 1)) + 1;
+		assert_true(at < 32 * PAGE_SIZE);
+	}
+}
+
+/* The code at c, after it ran at a and then, `gap` bytes of the TC on, at b. By a
+ * copy, if that can be; or translated. */
+static unsigned code_at(const uint8_t *code, size_t n, uint64_t a, uint64_t b,
+			uint64_t c, uint32_t gap, bool copy, uint8_t *out)
+{
+	struct ccf *x;
+	unsigned len;
+
+	start(code, n);
+	x = run_alias(a);
+	if (gap)
+		fill_to(x->host + gap);
+	x = run_alias(b);
+	/* The third is not as far from the second as it is from the first. */
+	run_at(HLT);
+	if (!copy)
+		memset(bt->tmpl, 0, sizeof(*bt->tmpl) << TMPL_BITS);
+	x = run_alias(c);
+	len = x->host_len;
+	memcpy(out, bt->rw + x->host, len);
+	stop();
+	return len;
+}
+
+static void same(const uint8_t *code, size_t n, uint64_t a, uint64_t b,
+		 uint64_t c, uint32_t gap)
+{
+	uint8_t copied[CCF_MAX_BYTES], made[CCF_MAX_BYTES];
+	unsigned len = code_at(code, n, a, b, c, gap, true, copied);
+
+	assert_int_equal(code_at(code, n, a, b, c, gap, false, made), len);
+	assert_memory_equal(copied, made, len);
+}
+
+/* Where nothing is special a copy is made, or the tests below test nothing. */
+static void check_copied(const uint8_t *code, size_t n)
+{
+	start(code, n);
+	run_alias(BASE);
+	run_alias(BASE + 0x123000);
+	run_at(HLT);
+	run_alias(BASE + 0x777000);
+	assert_true(bt->stats.copies);
+	stop();
+	same(code, n, BASE, BASE + 0x123000, BASE + 0x777000, 0);
+	same(code, n, BASE, OTHER + 0x123000, BASE + (3ul << 39), 0);
+}
+
+static void test_copied(void **state)
+{
+	check_copied(load, sizeof(load));
+	check_copied(call, sizeof(call));
+	check_copied(ret, sizeof(ret));
+}
+
+/* The guest address moves as far as the code in the TC does, or as far back. */
+static void test_same_move(void **state)
+{
+	for (uint32_t gap = 4096; gap <= 3 * 4096; gap += 4096) {
+		uint64_t c = BASE + 0x777000;
+
+		same(call, sizeof(call), BASE, BASE + gap, c, gap);
+		same(call, sizeof(call), BASE, BASE - gap, c, gap);
+		same(ret, sizeof(ret), BASE, BASE + gap, c, gap);
+		same(ret, sizeof(ret), BASE, BASE - gap, c, gap);
+		same(load, sizeof(load), BASE, BASE + gap, c, gap);
+		same(load, sizeof(load), BASE, BASE - gap, c, gap);
+	}
+}
+
+/* The delta table's entry moves as far as the code in the TC does. */
+static void test_slot_move(void **state)
+{
+	for (uint32_t s = 16; s < 128; s += 16)
+		same(load, sizeof(load), BASE, BASE + ((uint64_t)s << 39),
+		     OTHER, 8 * s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_copied),
+		cmocka_unit_test(test_same_move),
+		cmocka_unit_test(test_slot_move),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
