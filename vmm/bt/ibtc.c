@@ -89,6 +89,8 @@
 #define COLD_CYCLES (1ull << 31)
 /* A set of at least so many pages that holds is no accident. */
 #define LIKELY_SAME 8
+/* Address spaces that share a place in `home`. */
+#define HOMES	    4u
 /* Contexts with at least so many pages of code pair calls and returns. */
 #define PAIR_PAGES  512
 #define LOG_BYTES   (IBTC_LOG * sizeof(uint16_t))
@@ -422,17 +424,27 @@ static unsigned new_home(struct bt *bt)
 	return oldest;
 }
 
+/* The context of an address space: the one that it was in, if that is known. */
+static unsigned home_of(struct bt *bt, uint64_t root)
+{
+	unsigned h = (root * 0x9e3779b97f4a7c15ull >> 32) % CTX_HOMES & -HOMES;
+	unsigned to = h + bt->ctx_clock % HOMES;
+
+	for (unsigned i = h; i < h + HOMES; i++) {
+		if (bt->home[i].root == (root | 1))
+			return bt->home[i].ctx;
+		if (!bt->home[i].root)
+			to = i;
+	}
+	bt->home[to].ctx = new_home(bt);
+	bt->home[to].root = root | 1;
+	return bt->home[to].ctx;
+}
+
 void ibtc_choose(struct bt *bt)
 {
-	uint64_t root = bt->v->cr3 & PAGE_MASK;
-	unsigned h = (root * 0x9e3779b97f4a7c15ull >> 32) % CTX_HOMES, k;
+	unsigned k = home_of(bt, bt->v->cr3 & PAGE_MASK);
 
-	if (bt->home[h].root != (root | 1)) {
-		k = new_home(bt);
-		bt->home[h].root = root | 1;
-		bt->home[h].ctx = k;
-	}
-	k = bt->home[h].ctx;
 	if (!set_holds(bt, &bt->set[k]))
 		ibtc_flush(bt, VIEW_USER + k);
 	ret_clear(bt, true);
