@@ -84,7 +84,9 @@ struct p2m_clock {
 	unsigned looked, hot; /* pages at the back hand; of those, touched */
 	uint64_t cold;	      /* of the hand that empties the store */
 	uint64_t store_limit; /* bytes; 0: not known yet */
-	uint64_t cost[LATENCY_KINDS]; /* ns, averages */
+	/* ns: rather the best than the average, for it is not the disk's fault
+	 * when others have the CPU. */
+	uint64_t cost[LATENCY_KINDS];
 
 	ppn_t sample[SAMPLE];
 	unsigned samples, looks;
@@ -270,7 +272,12 @@ void p2m_clock_in(struct p2m *p, unsigned kind, uint64_t ns)
 	uint64_t *cost = &p->clock->cost[kind];
 
 	ns += TOUCH_NS;
-	*cost = *cost ? *cost + ns / 64 - *cost / 64 : ns;
+	if (!*cost)
+		*cost = ns;
+	else if (ns < *cost)
+		*cost -= (*cost - ns) / 4;
+	else
+		*cost += (ns - *cost) / 256;
 	if (!p->swap)
 		return;
 	if (kind == LATENCY_SWAP_IN)
