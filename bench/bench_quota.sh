@@ -11,18 +11,24 @@
 #         formula of mm/reclaim.c for the activity that was measured (bar: 10%)
 . "$(dirname "$0")/lib.sh"
 
-vms=4 mem=256 swap=/var/tmp parts="move tax"
+vms=4 mem=256 swap=/var/tmp parts="move tax" big= small= fill=60
 usage()
 {
-	echo "usage: $0 [-n GUESTS] [-m MIB] [-s SWAP-DIR] [-p PARTS]" >&2
-	echo "  $vms guests of $mem MiB; the budget is all of it and a half more," >&2
-	echo "  then half of that; parts: move, tax" >&2
+	cat >&2 <<-EOT
+	usage: $0 [-n GUESTS] [-m MIB] [-s SWAP-DIR] [-p PARTS] [-b MIB] [-c MIB] [-f PCT]
+	  $vms guests of $mem MiB; parts: move, tax
+	  -b, -c  the budget, and what it shrinks to (all memory and a half more;
+	          half of all memory)
+	  -f      of its memory each guest fills ($fill)
+	  bar 2 of the overcommit issue: -p move -n 8 -m 512 -b 4096 -c 2048 -f 70
+	EOT
 	exit "$1"
 }
-while getopts n:m:s:p:h o; do
+while getopts n:m:s:p:b:c:f:h o; do
 	case $o in
 	n) vms=$OPTARG ;; m) mem=$OPTARG ;; s) swap=$OPTARG ;;
-	p) parts=${OPTARG//,/ } ;; h) usage 0 ;; *) usage 2 ;;
+	p) parts=${OPTARG//,/ } ;; b) big=$OPTARG ;; c) small=$OPTARG ;;
+	f) fill=$OPTARG ;; h) usage 0 ;; *) usage 2 ;;
 	esac
 done
 need "$SARDINE" "$KERNEL" "$INITRD"
@@ -36,7 +42,7 @@ since() { awk -v a="$1" -v b="$(now)" 'BEGIN {printf "%.1f", b - a}'; }
 filled() { [ "$(grep -al ': filled' "$work"/logs/*.log 2>/dev/null | wc -l)" -ge "$1" ]; }
 within() # SECONDS COMMAND...
 {
-	local begin
+	local begin limit=$1
 	begin=$(now)
 	shift
 	until "$@"; do
@@ -75,18 +81,16 @@ rate() # pages a second that come back, over a second
 
 move()
 {
-	local big=$((vms * mem * 3 / 2)) small before under i
-	small=$((vms * mem / 2))
+	local before under i
+	big=${big:-$((vms * mem * 3 / 2))} small=${small:-$((vms * mem / 2))}
 	for ((i = 1; i <= vms; i++)); do
-		echo "w$i append=\"console=ttyS0 sardine.run=memwork $((mem * 6 / 10)) 50 3000 60 $i\""
+		echo "w$i append=\"console=ttyS0 sardine.run=memwork $((mem * fill / 100)) 50 3000 60 $i\""
 	done >"$work/fleet"
 	start "$big"
-	limit=60
-	within 200 filled "$vms" || die "the guests do not come up"
+	within 300 filled "$vms" || die "the guests do not come up"
 	sleep 3
 	before=$(used)
 	"$SARDINE" set -s "$work/s" host mem="${small}M" || bad=1
-	limit=60
 	fits() { [ "$(used)" -le "$small" ]; }
 	took=never
 	within 60 fits || bad=1
@@ -131,7 +135,6 @@ tax()
 		echo "busy mem.min=16M append=\"console=ttyS0 sardine.run=memwork $hold 100 3000 60\""
 	} >"$work/fleet"
 	start $((mem * 3 / 4))
-	limit=60
 	within 200 filled 1 || {
 		tail -n 5 "$work/out" "$work/err" "$work"/logs/*
 		die "the guests do not come up"
