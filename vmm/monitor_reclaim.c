@@ -33,12 +33,13 @@
 #include "mm/base/log.h"
 #include "mm/p2m_reclaim.h"
 
-#define PIECE	   512u /* pages given up in one go: some 5 ms */
-#define SLACK	   128u /* pages below the quota when it was hit */
-#define SAMPLE_NS  1900000000ull
-#define LOOK_AHEAD 512u /* pages marked at a nudge */
-#define WAIT_NS	   5000000ull
-#define LOAN	   64u /* the quota's part */
+#define PIECE	    512u /* pages given up in one go: some 5 ms */
+#define SLACK	    128u /* pages below the quota when it was hit */
+#define SAMPLE_NS   1900000000ull
+#define SAMPLE_MOST 8u
+#define LOOK_AHEAD  512u /* pages marked at a nudge */
+#define WAIT_NS	    5000000ull
+#define LOAN	    64u /* the quota's part */
 
 static uint64_t now_ns(void)
 {
@@ -146,6 +147,23 @@ static void press(struct vm *vm, struct vm_work *w)
 		pressure(r);
 }
 
+/* A guest that waits for its pages touches little, and would be taken for the
+ * more idle the more it lacks: what it waited does not count, within bounds. */
+static bool sample_due(struct monitor_reclaim *r, uint64_t now)
+{
+	const struct control *c = r->control;
+	uint64_t waited = c->latency_ns[LATENCY_DECOMPRESS] +
+			  c->latency_ns[LATENCY_SWAP_IN] + c->wait_ns;
+	uint64_t gone = now - r->sampled_ns, lost = waited - r->waited_ns;
+
+	if (gone < SAMPLE_NS ||
+	    (gone < SAMPLE_NS + lost && gone < SAMPLE_MOST * SAMPLE_NS))
+		return false;
+	r->sampled_ns = now;
+	r->waited_ns = waited;
+	return true;
+}
+
 /* vCPU thread, outside of the engine. */
 static void look(struct vm *vm, struct vm_work *w)
 {
@@ -155,8 +173,7 @@ static void look(struct vm *vm, struct vm_work *w)
 	uint64_t now = now_ns();
 
 	r->look_posted = false;
-	if (now - r->sampled_ns >= SAMPLE_NS) {
-		r->sampled_ns = now;
+	if (sample_due(r, now)) {
 		r->rnd = r->rnd * 6364136223846793005ull + now;
 		p2m_sample(vm->p2m, r->rnd | 1);
 	}

@@ -15,7 +15,7 @@ struct monitor_reclaim {
 	struct vm_work press, look; /* over the quota; a nudge came */
 	struct vm_work reap;	    /* pages are in the swap file */
 	_Atomic bool press_posted, look_posted, reap_posted;
-	uint64_t rnd, sampled_ns;
+	uint64_t rnd, sampled_ns, waited_ns;
 	uint64_t stuck_at; /* what it had when nothing could be given up */
 	void (*give_up)(void);
 };
