@@ -194,12 +194,30 @@ static void test_slot_move(void **state)
 		     OTHER, 8 * s);
 }
 
+/* A return to where a call at the end of the lower half has pushed: #GP at the
+ * return, with RSP before it. */
+static void test_past_canonical(void **state)
+{
+	static const uint8_t back[] = {0xe8, 0xf0, 0xff, 0xff, 0xff};
+	uint64_t page = (1ul << 47) - PAGE_SIZE;
+
+	start(ret, sizeof(ret));
+	poke(f, CODE + 0xff0, ret, sizeof(ret));
+	poke(f, CODE + 0xffb, back, sizeof(back));
+	map_page(f, page, CODE, PTE_P | PTE_U);
+	run_at(page + 0xffb);
+	assert_int_equal(peek64(f, RSP0 - 40), page + 0xff0);
+	assert_int_equal(peek64(f, RSP0 - 16), USER_STACK - 8);
+	stop();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_copied),
 		cmocka_unit_test(test_same_move),
 		cmocka_unit_test(test_slot_move),
+		cmocka_unit_test(test_past_canonical),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -477,6 +477,7 @@ static bool move_page(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from)
 	struct page_group *g = group_of(bt, ppn), old = *g;
 	uint64_t vpage = rip >> PAGE_SHIFT;
 	uint32_t id, next;
+	unsigned n = 0;
 
 	if (!group_is(bt, g, ppn) || g->vpage == vpage ||
 	    g->life == life_now(bt) || (from && bt->ccf[from].ppn == ppn))
@@ -484,7 +485,9 @@ static bool move_page(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from)
 	g->vpage = vpage;
 	g->life = life_now(bt);
 	g->head = 0;
-	for (id = old.head; id && in_group(bt, &old, id); id = next) {
+	/* A unit that went and came back may lead to itself. */
+	for (id = old.head; id && in_group(bt, &old, id) && n < PAGE_SIZE;
+	     id = next, n++) {
 		struct ccf *c = &bt->ccf[id];
 
 		next = c->next_group;

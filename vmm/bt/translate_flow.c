@@ -85,6 +85,13 @@ static int32_t ret_disp(struct tr *t, uint64_t rip)
 			 (uint8_t *)t->bt->v);
 }
 
+/* A return to an address that is not canonical faults as a return: there is no
+ * pad for that (undo_branch). */
+static bool pairs_call(const struct tr *t, uint64_t next)
+{
+	return ret_pairs(t->bt) && gva_canonical(next);
+}
+
 /* After the push of the return address next (ibtc.c): call what is emitted after
  * this, and put the pad in between. */
 static void gen_paired_call(struct tr *t, uint64_t next)
@@ -179,14 +186,14 @@ bool gen_flow(struct tr *t, unsigned k)
 		break;
 	case K_CALL:
 		gen_push_const(t, next);
-		if (ret_pairs(t->bt))
+		if (pairs_call(t, next))
 			gen_paired_call(t, next);
 		gen_goto(t, target);
 		break;
 	case K_CALL_IND:
 		gen_rm64(t, in, o);
 		gen_push_const(t, next);
-		if (ret_pairs(t->bt))
+		if (pairs_call(t, next))
 			gen_paired_call(t, next);
 		gen_jmp_s0(t);
 		break;
