@@ -88,6 +88,7 @@ struct share_vm {
 	struct share_proposal *out; /* queue: [out_head, out_tail) */
 	uint32_t out_head, out_tail, out_cap;
 	uint32_t unanswered; /* proposals sent */
+	uint32_t in_flight;  /* the PROPOSE messages that they are in */
 	uint64_t seq;
 
 	bool collecting;   /* a COLLECT is unanswered */

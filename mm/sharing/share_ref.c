@@ -145,10 +145,11 @@ int share_propose(struct share_vm *v, uint64_t ppn, uint32_t frame)
 
 void share_flush(struct share_vm *v)
 {
-	uint32_t limit = v->h->par.inflight * SHARE_BATCH;
 	struct share_msg m;
 
-	while (v->out_head < v->out_tail && v->unanswered < limit &&
+	/* Messages, however few proposals are in each: what a monitor takes at
+	 * once is bounded (vmm/monitor.c), and it hangs up beyond that. */
+	while (v->out_head < v->out_tail && v->in_flight < v->h->par.inflight &&
 	       !v->broken_pipe) {
 		uint32_t n = v->out_tail - v->out_head;
 		int r;
@@ -169,6 +170,7 @@ void share_flush(struct share_vm *v)
 		}
 		v->out_head += m.n;
 		v->unanswered += m.n;
+		v->in_flight++;
 	}
 	if (v->out_head == v->out_tail)
 		v->out_head = v->out_tail = 0;

@@ -448,5 +448,8 @@ int share_on_msg(struct share_vm *v, const struct share_msg *m, size_t len)
 		return -EPROTO;
 	for (uint32_t i = 0; i < m->n && !r; i++)
 		r = on_answer(v, &m->answers[i]);
+	/* One message for each; who sends more gets more, and drowns alone. */
+	if (v->in_flight)
+		v->in_flight--;
 	return r;
 }

@@ -395,6 +395,39 @@ static void test_full_socket(void **s)
 	assert_int_equal(state(1, 5), P2M_SHARED);
 }
 
+/* Proposals one at a time, and no answers: a monitor takes only so many
+ * messages. */
+static void test_slow_monitor(void **s)
+{
+	struct fake *v = &vm[0];
+	unsigned held = 0;
+
+	for (unsigned n = 0; n < 100; n++)
+		put(0, n, n + 1);
+	settle();
+	for (unsigned n = 0; n < 100; n++)
+		put(0, n, 0);
+	for (unsigned i = 0; i < 400; i++) {
+		now += 50000000;
+		share_scan_step(host, 1, now);
+		if (v->n > held && v->in[v->n - 1].type != SHARE_MSG_PROPOSE) {
+			struct share_msg m = v->in[--v->n], out;
+
+			assert_int_equal(
+				share_monitor_handle(v->p, &m, &out, false), 0);
+			assert_int_equal(share_on_msg(v->sv, &out,
+						      share_msg_bytes(&out)),
+					 0);
+		}
+		held = v->n;
+		assert_in_range(held, 0, 4);
+	}
+	assert_int_equal(held, 4);
+	settle();
+	for (unsigned n = 0; n < 100; n++)
+		assert_int_equal(state(0, n), P2M_ZERO);
+}
+
 static void test_broken_socket(void **s)
 {
 	put(0, 5, 0x11);
@@ -546,6 +579,7 @@ int main(void)
 		T(test_run_limit),
 		T(test_equal_images_keep_runs),
 		T(test_full_socket),
+		T(test_slow_monitor),
 		T(test_broken_socket),
 		T(test_disabled),
 		T(test_quiet_costs_nothing),
