@@ -11,9 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Sum of the "Key: N kB" lines of a /proc file whose keys are in keys. */
-static int sum_keys(pid_t pid, const char *file, const char *const keys[],
-		    uint64_t *bytes)
+/* What the "Key: N kB" lines of a /proc file say, in the order of keys. */
+static int read_keys(pid_t pid, const char *file, const char *const keys[],
+		     uint64_t bytes[])
 {
 	char path[64], line[256];
 	FILE *f;
@@ -32,7 +32,7 @@ static int sum_keys(pid_t pid, const char *file, const char *const keys[],
 		for (unsigned i = 0; keys[i]; i++)
 			if (!strcmp(line, keys[i]) &&
 			    sscanf(colon + 1, " %" SCNu64, &kb) == 1)
-				*bytes += kb << 10;
+				bytes[i] = kb << 10;
 	}
 	fclose(f);
 	return 0;
@@ -89,20 +89,18 @@ static int sum_memfds(pid_t pid, const int *skip, unsigned n_skip,
 static int sum_one(pid_t pid, unsigned sharers, uint64_t *bytes)
 {
 	static const char *const rollup[] = {"Pss_Anon", "Pss_File", NULL};
-	static const char *const tables[] = {"VmPTE", NULL};
-	static const char *const cheap[] = {"RssAnon", "VmPTE", NULL};
-	static const char *const shared[] = {"RssFile", NULL};
-	uint64_t files = 0;
-	int r;
+	static const char *const status[] = {"VmPTE", "RssAnon", "RssFile",
+					     NULL};
+	uint64_t own[3] = {0}, pss[2] = {0};
+	int r = read_keys(pid, "status", status, own);
 
-	if (sharers) {
-		r = sum_keys(pid, "status", cheap, bytes);
-		r = r ? r : sum_keys(pid, "status", shared, &files);
-		*bytes += files / sharers;
+	if (!r && !sharers)
+		r = read_keys(pid, "smaps_rollup", rollup, pss);
+	if (r)
 		return r;
-	}
-	r = sum_keys(pid, "smaps_rollup", rollup, bytes);
-	return r ? r : sum_keys(pid, "status", tables, bytes);
+	*bytes += own[0];
+	*bytes += sharers ? own[1] + own[2] / sharers : pss[0] + pss[1];
+	return 0;
 }
 
 /* The processes that the monitor started (its network). One that has just
