@@ -15,6 +15,7 @@
 . "$(dirname "$0")/lib.sh"
 
 vms=16 mem=512 budget=2048 fill=45 active=25 seconds=60 rounds=1 hostile= json=
+free_seconds=
 swap=/var/tmp only=
 usage()
 {
@@ -24,16 +25,18 @@ usage()
 	  -b MIB   the budget ($budget)             -t SEC   at work, once full ($seconds)
 	  -f PCT   of its memory each fills ($fill) -a PCT   of its memory it works on ($active)
 	  -r N     rounds, each without and with the budget ($rounds)
+	  -u SEC   at work without the budget (as with it); the figure is a rate
 	  -x       a hostile mix                 -s DIR   swap files there ($swap), '' none
 	  -B       with the budget only          -j FILE  figures as JSON
 	EOT
 	exit "$1"
 }
-while getopts n:m:b:t:f:a:r:xs:Bj:h o; do
+while getopts n:m:b:t:f:a:r:u:xs:Bj:h o; do
 	case $o in
 	n) vms=$OPTARG ;; m) mem=$OPTARG ;; b) budget=$OPTARG ;;
 	t) seconds=$OPTARG ;; f) fill=$OPTARG ;; a) active=$OPTARG ;;
 	r) rounds=$OPTARG ;; x) hostile=1 ;; s) swap=$OPTARG ;;
+	u) free_seconds=$OPTARG ;;
 	B) only=1 ;; j) json=$OPTARG ;; h) usage 0 ;; *) usage 2 ;;
 	esac
 done
@@ -100,13 +103,13 @@ cpu_of()
 		END {print s / hz}'
 }
 
-# pass NAME PACK-ARGUMENTS...: one run; sets rate (commands a second, all plain
+# pass NAME SECONDS PACK-ARGUMENTS...: one run; sets rate (commands a second, all plain
 # guests, while all were at work), percpu (commands a CPU second, which other
 # work on the machine changes less) and leaves $work/NAME.*
 pass()
 {
-	local name=$1 t0 t1 full cpu0 cpu1
-	shift
+	local name=$1 seconds=$2 t0 t1 full cpu0 cpu1
+	shift 2
 	logs=$work/$name.logs
 	fleet "$seconds" >"$work/fleet"
 	"$SARDINE" pack --kernel "$KERNEL" --initrd "$work/redis.img" \
@@ -179,10 +182,10 @@ swapping=()
 for ((i = 1; i <= rounds; i++)); do
 	without=nan without_cpu=nan
 	[ -n "$only" ] || {
-		pass "without$i"
+		pass "without$i" "${free_seconds:-$seconds}"
 		without=$rate without_cpu=$percpu
 	}
-	pass "with$i" --host-mem "${budget}M" "${swapping[@]}"
+	pass "with$i" "$seconds" --host-mem "${budget}M" "${swapping[@]}"
 	read -r most long packed swapped < <(kept "$work/with$i.used" "$budget")
 	ratio=$(awk -v a="$rate" -v b="$without" 'BEGIN {printf "%.3f", (b > 0) ? a / b : 0}')
 	cpu_ratio=$(awk -v a="$percpu" -v b="$without_cpu" 'BEGIN {printf "%.3f", (b > 0) ? a / b : 0}')
