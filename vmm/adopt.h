@@ -15,6 +15,8 @@
  * comes anything else.
  */
 #include <stdint.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #define ADOPT_MAGIC   0x314f445041445253ull /* "SRDAPDO1" */
 #define ADOPT_VERSION 1u
@@ -37,4 +39,19 @@ struct adopt_msg {
 	uint32_t version;
 	uint32_t n_fds; /* that come with it */
 };
+
+/* Send one with n descriptors, to the socket's peer or, not NULL, to `to`; it
+ * does not wait. 0 or -errno. n is ADOPT_FDS at most. */
+int adopt_send(int socket, const struct sockaddr_un *to, const int *fds,
+	       unsigned n);
+
+/*
+ * Receive one, without waiting. Its descriptors go to fds, which has room for
+ * max (ADOPT_FDS at most), -1 for those that did not come. who: the sender, if the
+ * socket has SO_PASSCRED; else its pid is 0.
+ *
+ * Their number; -EAGAIN: nothing is there; -EPIPE: the connection is closed;
+ * -EPROTO: something else came, and what came with it is closed again.
+ */
+int adopt_receive(int socket, int *fds, unsigned max, struct ucred *who);
 #endif

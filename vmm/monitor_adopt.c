@@ -35,24 +35,8 @@ static void close_all(const int fds[ADOPT_OFFER_FDS])
 
 static int send_answer(struct monitor_adopt *a, int socket)
 {
-	struct adopt_msg msg = {ADOPT_MAGIC, ADOPT_VERSION, 0};
-	struct iovec iov = {&msg, sizeof(msg)};
-	union {
-		char buf[CMSG_SPACE(sizeof(int) * ADOPT_FDS)];
-		struct cmsghdr align;
-	} u = {0};
-	struct msghdr h = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf};
-	struct cmsghdr *c = &u.align;
-
-	msg.n_fds = a->fds[ADOPT_SWAP] < 0 ? ADOPT_SWAP : ADOPT_FDS;
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int) * msg.n_fds);
-	h.msg_controllen = CMSG_SPACE(sizeof(int) * msg.n_fds);
-	memcpy(CMSG_DATA(c), a->fds, sizeof(int) * msg.n_fds);
-	return sendmsg(socket, &h, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno
-								    : 0;
+	return adopt_send(socket, NULL, a->fds,
+			  a->fds[ADOPT_SWAP] < 0 ? ADOPT_SWAP : ADOPT_FDS);
 }
 
 /* vCPU thread, outside of the engine. */
@@ -76,57 +60,19 @@ static void adopt(struct vm *vm, struct vm_work *w)
 	atomic_store(&a->posted, false);
 }
 
-/* What came with the message: true if the sender may send it. */
-static bool take_control(const struct monitor_adopt *a, struct msghdr *h,
-			 int fds[ADOPT_OFFER_FDS])
-{
-	bool known = false;
-	unsigned n = 0;
-
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
-		struct ucred cred;
-
-		if (c->cmsg_level != SOL_SOCKET)
-			continue;
-		if (c->cmsg_type == SCM_CREDENTIALS) {
-			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
-			known = cred.uid == a->uid || !cred.uid;
-		}
-		if (c->cmsg_type == SCM_RIGHTS) {
-			n = (unsigned)((c->cmsg_len - CMSG_LEN(0)) /
-				       sizeof(int));
-			n = n < ADOPT_OFFER_FDS ? n : ADOPT_OFFER_FDS;
-			memcpy(fds, CMSG_DATA(c), n * sizeof(int));
-		}
-	}
-	return known && n == ADOPT_OFFER_FDS && !(h->msg_flags & MSG_CTRUNC);
-}
-
 /* I/O thread. */
 static void on_offer(void *ctx, uint32_t events)
 {
 	struct monitor_adopt *a = ctx;
-	struct adopt_msg msg;
-	struct iovec iov = {&msg, sizeof(msg)};
-	union {
-		char buf[CMSG_SPACE(sizeof(int) * ADOPT_OFFER_FDS) +
-			 CMSG_SPACE(sizeof(struct ucred))];
-		struct cmsghdr align;
-	} u;
-	struct msghdr h = {.msg_iov = &iov,
-			   .msg_iovlen = 1,
-			   .msg_control = u.buf,
-			   .msg_controllen = sizeof(u.buf)};
-	int fds[ADOPT_OFFER_FDS] = {-1, -1};
-	ssize_t n;
+	struct ucred who;
+	int fds[ADOPT_OFFER_FDS];
+	int n = adopt_receive(a->fd, fds, ADOPT_OFFER_FDS, &who);
 
-	n = recvmsg(a->fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n < 0)
 		return;
 	/* One at a time: who finds the connection closed offers again. */
-	if (!take_control(a, &h, fds) || n != sizeof(msg) ||
-	    h.msg_flags & MSG_TRUNC || msg.magic != ADOPT_MAGIC ||
-	    msg.version != ADOPT_VERSION || atomic_load(&a->posted)) {
+	if (n != ADOPT_OFFER_FDS || !who.pid ||
+	    (who.uid != a->uid && who.uid) || atomic_load(&a->posted)) {
 		close_all(fds);
 		return;
 	}

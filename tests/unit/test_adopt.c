@@ -103,31 +103,18 @@ static int create(void)
 /* The next offer, into conn and frames. */
 static void take_offer(void)
 {
-	struct adopt_msg msg;
-	struct iovec iov = {&msg, sizeof(msg)};
-	union {
-		char buf[CMSG_SPACE(2 * sizeof(int))];
-		struct cmsghdr align;
-	} u;
-	struct msghdr h = {.msg_iov = &iov,
-			   .msg_iovlen = 1,
-			   .msg_control = u.buf,
-			   .msg_controllen = sizeof(u.buf)};
-	ssize_t n = -1;
-	int got[2];
+	struct ucred who;
+	int got[ADOPT_OFFER_FDS], n = -EAGAIN;
 
 	if (conn >= 0)
 		close(conn);
 	if (frames >= 0)
 		close(frames);
-	for (unsigned i = 0; i < 100 && n < 0; i++) {
+	for (unsigned i = 0; i < 100 && n == -EAGAIN; i++) {
 		manager_poll(m, 50);
-		n = recvmsg(offers, &h, MSG_DONTWAIT);
+		n = adopt_receive(offers, got, ADOPT_OFFER_FDS, &who);
 	}
-	assert_int_equal(n, sizeof(msg));
-	assert_int_equal(msg.magic, ADOPT_MAGIC);
-	assert_int_equal(msg.n_fds, 2);
-	memcpy(got, CMSG_DATA(CMSG_FIRSTHDR(&h)), sizeof(got));
+	assert_int_equal(n, ADOPT_OFFER_FDS);
 	conn = got[ADOPT_OFFER_SOCKET];
 	frames = got[ADOPT_OFFER_FRAMES];
 }

@@ -207,30 +207,13 @@ static int send_offer(struct manager *m, struct claim *c, int theirs)
 {
 	int fds[ADOPT_OFFER_FDS] = {[ADOPT_OFFER_SOCKET] = theirs,
 				    [ADOPT_OFFER_FRAMES] = c->frames};
-	struct adopt_msg msg = {ADOPT_MAGIC, ADOPT_VERSION, ADOPT_OFFER_FDS};
-	struct iovec iov = {&msg, sizeof(msg)};
-	union {
-		char buf[CMSG_SPACE(sizeof(fds))];
-		struct cmsghdr align;
-	} u = {0};
 	struct sockaddr_un sa;
-	struct msghdr h = {.msg_name = &sa,
-			   .msg_namelen = sizeof(sa),
-			   .msg_iov = &iov,
-			   .msg_iovlen = 1,
-			   .msg_control = u.buf,
-			   .msg_controllen = sizeof(u.buf)};
-	struct cmsghdr *cm = &u.align;
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), r;
 
 	if (fd < 0)
 		return -errno;
 	manager_offer_address(m, c->note.name, &sa);
-	cm->cmsg_level = SOL_SOCKET;
-	cm->cmsg_type = SCM_RIGHTS;
-	cm->cmsg_len = CMSG_LEN(sizeof(fds));
-	memcpy(CMSG_DATA(cm), fds, sizeof(fds));
-	r = sendmsg(fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+	r = adopt_send(fd, &sa, fds, ADOPT_OFFER_FDS);
 	close(fd);
 	return r == -ENOENT ? -ECONNREFUSED : r;
 }
@@ -286,53 +269,16 @@ static void close_answer(struct answer *a)
 		manager_close_fd(&a->fds[i]);
 }
 
-static void take_control(struct msghdr *h, struct answer *a)
-{
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
-		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		struct ucred cred;
-
-		if (c->cmsg_level != SOL_SOCKET)
-			continue;
-		if (c->cmsg_type == SCM_CREDENTIALS) {
-			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
-			if (cred.uid == geteuid())
-				a->pid = cred.pid;
-		}
-		if (c->cmsg_type == SCM_RIGHTS)
-			memcpy(a->fds, CMSG_DATA(c),
-			       (n < ADOPT_FDS ? n : ADOPT_FDS) * sizeof(int));
-	}
-}
-
 /* 0; -EAGAIN: not yet there; -EPIPE: the connection is closed; -EPROTO. */
 static int receive(const struct claim *c, struct answer *a)
 {
-	struct adopt_msg msg;
-	struct iovec iov = {&msg, sizeof(msg)};
-	union {
-		char buf[CMSG_SPACE(sizeof(int) * ADOPT_FDS) +
-			 CMSG_SPACE(sizeof(struct ucred))];
-		struct cmsghdr align;
-	} u;
-	struct msghdr h = {.msg_iov = &iov,
-			   .msg_iovlen = 1,
-			   .msg_control = u.buf,
-			   .msg_controllen = sizeof(u.buf)};
-	ssize_t n;
+	struct ucred who;
+	int n = adopt_receive(c->socket, a->fds, ADOPT_FDS, &who);
 
-	for (unsigned i = 0; i < ADOPT_FDS; i++)
-		a->fds[i] = -1;
-	a->pid = 0;
-	n = recvmsg(c->socket, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return -EAGAIN;
-	if (n <= 0)
-		return -EPIPE;
-	take_control(&h, a);
-	if (n != sizeof(msg) || h.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
-	    msg.magic != ADOPT_MAGIC || msg.version != ADOPT_VERSION ||
-	    a->pid <= 0)
+	a->pid = who.uid == geteuid() ? who.pid : 0;
+	if (n < 0)
+		return n;
+	if (a->pid <= 0)
 		return -EPROTO;
 	for (unsigned i = 0; i < ADOPT_FDS; i++) {
 		struct file_id id;
