@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 #   make            build build/sardine
-#   make run        install, build, fetch the guest, pack 8 VMs, print the table
-#   make run-disk   the same with a Debian guest (sshd, redis, nginx) on a disk
+#   make run        install, build, make a Debian guest (sshd, redis, nginx) on
+#                   a disk, pack 8 VMs over it, print the table
+#   make run-small  the same with a kernel and busybox, 128 MiB each, no disk
 #   make test       install, build, pass every test
 #   make lint       includes and format (make format mends the format)
 #   make man        build/sardine.1
@@ -77,6 +78,8 @@ DEPS := gcc libc6-dev binutils libzydis-dev libzycore-dev libxxhash-dev liblz4-d
 	busybox-static cpio gzip xz-utils ca-certificates $(GUEST_DEPS)
 DEPS_TEST := libcmocka-dev qemu-system-x86 clang-format jq procps \
 	bsdutils curl e2fsprogs libxml2-utils $(GUEST_DEPS_TEST)
+# What makes the guest's disk.
+DEPS_DISK := mmdebstrap e2fsprogs
 DEPS_BENCH := qemu-system-x86 mmdebstrap openssl
 deps:
 	@tests/deps.sh $(DEPS)
@@ -86,22 +89,22 @@ deps-test:
 RUN_VMS ?= 8
 RUN_SECONDS ?= 45
 RUN_APPEND ?= console=ttyS0
+# Debian on a disk that all VMs have as their base.
 run: deps
-	@$(MAKE) --no-print-directory -j$(JOBS) all guest
-	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 128M \
-		--kernel $(BUILD)/guest/vmlinuz \
-		--initrd $(BUILD)/guest/initrd.img --append "$(RUN_APPEND)" \
-		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
-
-# The same with Debian on a disk that all VMs have as their base.
-run-disk: deps
-	@tests/deps.sh mmdebstrap e2fsprogs
+	@tests/deps.sh $(DEPS_DISK)
 	@$(MAKE) --no-print-directory -j$(JOBS) all guest guest-disk
 	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 256M --rng \
 		--kernel $(BUILD)/guest/vmlinuz \
 		--initrd $(BUILD)/guest/initrd-disk.img \
 		--disk $(BUILD)/guest-disk/disk.img,snapshot --net user \
-		--append "console=ttyS0 quiet" \
+		--append "$(RUN_APPEND) quiet" \
+		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
+
+run-small: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all guest
+	$(BUILD)/sardine pack -n $(RUN_VMS) --mem 128M \
+		--kernel $(BUILD)/guest/vmlinuz \
+		--initrd $(BUILD)/guest/initrd.img --append "$(RUN_APPEND)" \
 		--log-dir $(BUILD)/run-logs --for $(RUN_SECONDS) --oracle
 
 man: $(BUILD)/sardine
@@ -109,6 +112,6 @@ man: $(BUILD)/sardine
 
 clean:
 	rm -rf $(BUILD)
-.PHONY: all clean units deps deps-test run run-disk man
+.PHONY: all clean units deps deps-test run run-small man
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

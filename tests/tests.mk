@@ -19,17 +19,12 @@ san:
 
 test: deps-test
 	@rm -f $(BUILD)/test-logs/summary
-	$(MAKE) --no-print-directory -j$(JOBS) all units guest guest-cases run-guest
+	@tests/deps.sh $(DEPS_DISK) openssh-client
+	$(MAKE) --no-print-directory -j$(JOBS) all units guest guest-cases \
+		guest-disk run-guest
 	$(MAKE) --no-print-directory -j$(JOBS) san
 	BUILD=$(BUILD) tests/run-tests.sh tests/lint/test_lint.sh $(UNITS) \
 		$(SAN_UNITS) $(filter-out tests/lint/%,$(TEST_SCRIPTS))
-
-# The Debian guest on a disk, with the disk.
-test-disk: deps-test
-	@tests/deps.sh mmdebstrap openssh-client
-	$(MAKE) --no-print-directory -j$(JOBS) all guest guest-disk
-	BUILD=$(BUILD) tests/run-tests.sh tests/guest/test_disk.sh
-.PHONY: test-disk
 
 lint:
 	tests/lint/lint.sh
