@@ -81,10 +81,11 @@ struct recov {
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
+	bool cross;	/* leads out of the page */
+	bool again;	/* and was taken, in this place or another */
 	int32_t target; /* rip of the target - ccf->rip */
 	uint32_t to;	/* CCF it is chained to, 0: none */
 	uint32_t next_in; /* next in `to`'s list of incoming exits: EXIT_ID */
-	bool cross;	  /* leads out of the page */
 };
 struct ccf {
 	uint64_t rip;
@@ -106,10 +107,11 @@ struct ccf {
 	uint16_t miss; /* from checked: rel32 for when the check fails */
 	uint16_t life; /* a copy: of its context, as it was made (reloc.c) */
 	bool in_ibtc;
+	bool reached; /* has been in the IBTC, in this place or another */
 	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
 	uint8_t move;	       /* the same of a copy: may it be moved? */
 	uint32_t reloc;	       /* index of the first */
-	uint32_t next_group;   /* of the copies of its page */
+	uint32_t reach; /* how far from rip its PC-relative operands are */
 	/* The reason of its last callout + 1, or 0, and whose: recov.guest. */
 	uint8_t callout;
 	uint16_t callout_at;
@@ -136,11 +138,14 @@ struct tmpl {
 /* The copies of one page that a context has (reloc.c). */
 #define GROUP_BITS 12
 #define GROUP_WAYS 4u
+#define GROUP_MAX  128u
 struct page_group {
 	uint64_t vpage;
-	uint32_t ppn, head;
+	uint32_t ppn;
 	uint16_t life;
 	uint8_t mode;
+	uint8_t n; /* of id; 0: there is none. They may be stale */
+	uint32_t id[GROUP_MAX];
 };
 
 #define BT_STATS(X, S)                                                         \
@@ -410,6 +415,9 @@ void reloc_learn(struct bt *bt, uint32_t id);
 /* from: the unit that the jump comes from, or 0. */
 uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		    bool fast);
+/* An exit of this unit out of its page has just been chained as it was in a life
+ * before: so may others of its page be now. */
+void reloc_chain(struct bt *bt, uint32_t id);
 
 /* translate_cold.c: set c->cold_len; write what belongs at c->cold, with no exit chained
  * and no successor in the IBTC. */
@@ -442,6 +450,8 @@ void ccf_forget_pages(struct bt *bt, uint32_t id);
  * ccf_moved, when all of them have been moved, undoes those that are wrong. */
 void ccf_move(struct bt *bt, uint32_t id, uint64_t rip);
 void ccf_moved(struct bt *bt, uint32_t id);
+/* It is about to be: the memory that this needs may come. */
+void ccf_move_soon(struct bt *bt, uint32_t id, uint64_t rip);
 /* The unit of that key, or 0. One that lies on two pages is found only while the
  * second is in the ITLB; tc_straddles tells whether there may be such a one. */
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);

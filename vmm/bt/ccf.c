@@ -237,8 +237,10 @@ void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 
 	if (x->to || (f->flags & CCF_DEAD) || f->mode != c->mode)
 		return;
-	if (ccf_crosses(f, exit))
+	if (ccf_crosses(f, exit)) {
 		ibtc_note_cross(bt, from, exit, to);
+		x->again = true;
+	}
 	patch_rel32(bt, f->host + x->patch, c->host + c->direct);
 	x->to = to;
 	x->next_in = c->incoming;
@@ -338,6 +340,14 @@ static bool chain_holds(const struct bt *bt, const struct ccf *f, unsigned e)
 
 	return !ccf_crosses(f, e) && f->rip + (int64_t)x->target == c->rip &&
 	       f->mode == c->mode && f->ppn == c->ppn;
+}
+
+void ccf_move_soon(struct bt *bt, uint32_t id, uint64_t rip)
+{
+	const struct ccf *c = &bt->ccf[id];
+
+	__builtin_prefetch(hash_bucket(bt, c->rip, c->ppn, c->mode), 1);
+	__builtin_prefetch(hash_bucket(bt, rip, c->ppn, c->mode), 1);
 }
 
 void ccf_moved(struct bt *bt, uint32_t id)

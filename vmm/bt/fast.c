@@ -42,9 +42,14 @@ uint64_t bt_fast_dispatch(struct vcpu *v)
 	c = &bt->ccf[id];
 	if (!bt->chain)
 		return (uint64_t)(bt->rx + c->host + c->direct);
-	if (from && !(bt->ccf[from].flags & CCF_DEAD))
+	if (from && !(bt->ccf[from].flags & CCF_DEAD)) {
+		bool again = bt->ccf[from].exit[exit].again;
+
 		tc_chain(bt, from, exit, id);
-	else
+		if (again)
+			reloc_chain(bt, from);
+	} else {
 		ibtc_fill(bt, id);
+	}
 	return (uint64_t)(bt->rx + c->host + c->direct);
 }

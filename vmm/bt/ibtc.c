@@ -355,7 +355,7 @@ void ibtc_fill(struct bt *bt, uint32_t id)
 		}
 		bt->ibtc_log[v][bt->ibtc_log_n[v]++] = i;
 	}
-	c->in_ibtc = true;
+	c->in_ibtc = c->reached = true;
 	set_next(bt, id, head);
 	set_head(bt, v, i, id);
 	bt->stats.ibtc_fills++;

@@ -25,9 +25,9 @@
  * liked when the first way that fitted was believed.)
  *
  * Slots: two samples in one slot do not show the fields that depend on it. Such
- * a template serves that slot alone; operands reach +-2 GiB from the end of their
- * instruction, so addresses nearer than that to a slot's border have no
- * templates, and a unit there takes no template's place.
+ * a template serves that slot alone. A unit's PC-relative operands must be in its
+ * own slot: how far they are is known (reach), and where a slot's border is nearer
+ * than that there are no copies, and a unit there takes no template's place.
  *
  * Exits that are chained and the miss jump of the check are no part of the
  * comparison; a copy begins with all of them unchained. The cold part is made
@@ -49,12 +49,22 @@
  * to and from any other unit are undone, as are those that lead out of the page;
  * the units leave the IBTC. A copy has its fields of its own for that.
  *
- * Called from fast.c as well: no vector registers (Makefile), no libc.
+ * What was undone most likely comes back: the process is one more of the same
+ * program. So units that had been in the IBTC are put there at once, for their
+ * page has just been walked for; and exits out of the page that had been chained
+ * are chained again as soon as the walk for their target is known to hold (in the
+ * ITLB) and its unit is there: when their page is moved, and whenever one of them
+ * is taken. Without that each was an exit from the TC, 840 of them an exec. It is
+ * the same look-up, under the same conditions, that such an exit would have made.
+ *
+ * Called from fast.c as well: no vector registers (Makefile), no libc (a memcpy of
+ * a constant size is none).
  */
+#include <string.h>
+
 #include "vmm/bt/bt_priv.h"
 
 #define SLOT_SHIFT 39
-#define MARGIN	   ((2ull << 30) + (1ull << 20))
 
 enum kind {
 	R_GUEST64,     /* + the guest address's move */
@@ -77,11 +87,20 @@ static uint64_t slot_of(uint64_t rip)
 	return rip >> SLOT_SHIFT;
 }
 
-static bool near_border(uint64_t rip)
+/* May operands so far from rip lie in another slot? */
+static bool near_border(uint64_t rip, uint32_t reach)
 {
 	uint64_t in = rip & ((1ull << SLOT_SHIFT) - 1);
+	uint64_t far = (uint64_t)reach + PAGE_SIZE;
 
-	return in < MARGIN || in > (1ull << SLOT_SHIFT) - MARGIN;
+	return in < far || in > (1ull << SLOT_SHIFT) - far;
+}
+
+/* Can a unit such as c, whose fields are known as tmpl says, be at rip? */
+static bool fits_at(const struct ccf *c, uint8_t tmpl, uint64_t rip)
+{
+	return (tmpl == TMPL_ANY || slot_of(c->rip) == slot_of(rip)) &&
+	       !near_border(rip, c->reach);
 }
 
 static unsigned width(enum kind k)
@@ -89,19 +108,26 @@ static unsigned width(enum kind k)
 	return k == R_GUEST64 || k == R_MINUS_GUEST ? 8 : 4;
 }
 
+/* n: 4 or 8 */
 static uint64_t get(const uint8_t *p, unsigned n)
 {
-	uint64_t v = 0;
+	uint32_t half;
+	uint64_t v;
 
-	while (n--)
-		v = v << 8 | p[n];
-	return v;
+	if (n == 8) {
+		memcpy(&v, p, 8);
+		return v;
+	}
+	memcpy(&half, p, 4);
+	return half;
 }
 
 static void put(uint8_t *p, unsigned n, uint64_t v)
 {
-	for (unsigned i = 0; i < n; i++, v >>= 8)
-		p[i] = v;
+	if (n == 8)
+		memcpy(p, &v, 8);
+	else
+		memcpy(p, &v, 4);
 }
 
 /* The field's value after a move; false: it cannot be of this kind. */
@@ -284,7 +310,7 @@ void reloc_learn(struct bt *bt, uint32_t id)
 	struct tmpl *t;
 
 	if (!(b->mode & MODE_USER) || (b->flags & (CCF_STRADDLE | CCF_OWN)) ||
-	    near_border(b->rip) || bt->lockstep)
+	    near_border(b->rip, b->reach) || bt->lockstep)
 		return;
 	t = tmpl_take(bt, tmpl_key(b->rip, b->ppn, b->mode));
 	if (is_same(bt, t->src, b->rip, b->ppn, b->mode))
@@ -351,7 +377,7 @@ static unsigned recycle(const struct bt *bt, const struct tmpl *t,
 	return spare(bt, t, t->copy[i - 1], a, from) ? i - 1 : i;
 }
 
-/* c, whose place is known, as is that of its fields if it has as many as a
+/* c, whose place is known, as is that of its fields if it may be moved later
  * (move), becomes a copy of a. */
 static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 		   uint64_t rip, bool move)
@@ -367,11 +393,11 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 	c->next_page = old.next_page;
 	c->flags = 0;
 	c->incoming = c->ibtc_next = 0;
-	c->in_ibtc = false;
+	c->in_ibtc = c->reached = false;
 	c->tmpl = 0;
 	c->life = life_now(bt);
 	for (unsigned i = 0; i < ARRAY_SIZE(c->exit); i++)
-		c->exit[i].to = c->exit[i].next_in = 0;
+		c->exit[i].to = c->exit[i].next_in = c->exit[i].again = 0;
 	for (unsigned i = 0; i < c->n_recov; i++)
 		bt->recov[c->recov + i] = bt->recov[a->recov + i];
 	copy_code(bt, a, c);
@@ -381,16 +407,26 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 		bt->reloc[c->reloc + i] = bt->reloc[a->reloc + i];
 }
 
-/* Room for n fields in the region being filled? */
-static bool take_fields(struct bt *bt, struct ccf *c, unsigned n)
+/* Room for n fields in the region that the unit belongs to? */
+static bool take_fields(struct bt *bt, uint32_t id, unsigned n)
 {
-	struct tc_region *g = &bt->region[bt->tc_cur];
+	unsigned r = id / bt->region_ccf;
+	struct tc_region *g = &bt->region[r];
 
 	if (g->n_reloc + n > bt->region_reloc)
 		return false;
-	c->reloc = bt->tc_cur * bt->region_reloc + g->n_reloc;
+	bt->ccf[id].reloc = r * bt->region_reloc + g->n_reloc;
 	g->n_reloc += n;
 	return true;
+}
+
+/* A copy that becomes another: its fields' place serves again, unless there were
+ * none, or fewer (the template has learnt of slots since). */
+static bool keep_fields(struct bt *bt, uint32_t id, unsigned n)
+{
+	const struct ccf *c = &bt->ccf[id];
+
+	return (c->move && c->n_reloc >= n) || take_fields(bt, id, n);
 }
 
 /* ---- pages ---- */
@@ -398,7 +434,7 @@ static bool take_fields(struct bt *bt, struct ccf *c, unsigned n)
 static bool group_is(const struct bt *bt, const struct page_group *g,
 		     uint32_t ppn)
 {
-	return g->head && g->ppn == ppn && g->mode == bt_key(bt);
+	return g->n && g->ppn == ppn && g->mode == bt_key(bt);
 }
 
 /* The page's, or the entry that it would take. */
@@ -413,10 +449,21 @@ static struct page_group *group_of(struct bt *bt, uint32_t ppn)
 	for (unsigned i = 0; i < GROUP_WAYS; i++) {
 		if (group_is(bt, &set[i], ppn))
 			return &set[i];
-		if (!set[i].head)
+		if (!set[i].n)
 			g = &set[i];
 	}
 	return g;
+}
+
+/* It may name units that have gone or been moved by themselves. */
+static bool in_group(const struct bt *bt, const struct page_group *g,
+		     uint64_t vpage, uint32_t id)
+{
+	const struct ccf *c = &bt->ccf[id];
+
+	return is_same(bt, id, vpage << PAGE_SHIFT | (c->rip & ~PAGE_MASK),
+		       g->ppn, g->mode) &&
+	       c->mode == g->mode && c->rip >> PAGE_SHIFT == vpage && c->move;
 }
 
 static void group_add(struct bt *bt, uint32_t id)
@@ -424,15 +471,26 @@ static void group_add(struct bt *bt, uint32_t id)
 	struct ccf *c = &bt->ccf[id];
 	struct page_group *g = group_of(bt, c->ppn);
 	uint64_t vpage = c->rip >> PAGE_SHIFT;
+	unsigned n = 0;
 
 	if (!c->move)
 		return;
-	if (!group_is(bt, g, c->ppn) || g->vpage != vpage)
-		*g = (struct page_group){
-			.vpage = vpage, .ppn = c->ppn, .mode = c->mode};
+	if (!group_is(bt, g, c->ppn) || g->vpage != vpage) {
+		g->vpage = vpage;
+		g->ppn = c->ppn;
+		g->mode = c->mode;
+		g->n = 0;
+	}
 	g->life = life_now(bt);
-	c->next_group = g->head;
-	g->head = id;
+	if (g->n == GROUP_MAX) {
+		for (unsigned i = 0; i < GROUP_MAX; i++)
+			if (in_group(bt, g, vpage, g->id[i]))
+				g->id[n++] = g->id[i];
+		g->n = n;
+	}
+	/* Those that are too many are copied one by one. */
+	if (g->n < GROUP_MAX)
+		g->id[g->n++] = id;
 }
 
 static void move_unit(struct bt *bt, uint32_t id, uint64_t rip)
@@ -455,16 +513,72 @@ static void move_unit(struct bt *bt, uint32_t id, uint64_t rip)
 	bt->stats.moves++;
 }
 
-/* A list may lead on to units that have gone or been moved by themselves. */
-static bool in_group(const struct bt *bt, const struct page_group *g,
-		     uint32_t id)
+/* The units of a page lie all over the place: have them on their way. */
+#define AHEAD 6u
+static void fetch_unit(struct bt *bt, const struct page_group *g, unsigned n,
+		       unsigned i)
+{
+	const struct ccf *c;
+
+	if (i + 2 * AHEAD < n) {
+		c = &bt->ccf[g->id[i + 2 * AHEAD]];
+		__builtin_prefetch(c);
+		__builtin_prefetch((const uint8_t *)c + 64);
+		__builtin_prefetch((const uint8_t *)c + 128);
+	}
+	if (i + AHEAD >= n)
+		return;
+	c = &bt->ccf[g->id[i + AHEAD]];
+	ccf_move_soon(bt, g->id[i + AHEAD],
+		      g->vpage << PAGE_SHIFT | (c->rip & ~PAGE_MASK));
+	__builtin_prefetch(bt->rw + c->host, 1);
+	__builtin_prefetch(bt->rw + c->host + 64, 1);
+	__builtin_prefetch(bt->rw + c->cold, 1);
+	__builtin_prefetch(&bt->reloc[c->reloc]);
+}
+
+/* Chain the exits of a unit that lead out of its page and were chained before, if
+ * their targets are at hand. */
+static void chain_again(struct bt *bt, uint32_t id)
 {
 	const struct ccf *c = &bt->ccf[id];
 
-	return is_same(bt, id, g->vpage << PAGE_SHIFT | (c->rip & ~PAGE_MASK),
-		       g->ppn, g->mode) &&
-	       c->mode == g->mode && c->rip >> PAGE_SHIFT == g->vpage &&
-	       c->move;
+	for (unsigned e = 0; e < CCF_EXITS; e++) {
+		const struct ccf_exit *x = &c->exit[e];
+		uint64_t rip = c->rip + (int64_t)x->target;
+		uint32_t ppn, to;
+
+		if (!x->again || x->to || !ccf_crosses(c, e) ||
+		    !exec_cached(bt, rip, &ppn))
+			continue;
+		to = tc_lookup(bt, rip, ppn, c->mode);
+		if (to)
+			tc_chain(bt, id, e, to);
+	}
+}
+
+void reloc_chain(struct bt *bt, uint32_t id)
+{
+	const struct ccf *c = &bt->ccf[id];
+	struct page_group *g = group_of(bt, c->ppn);
+
+	if (c->mode != bt_key(bt) || !group_is(bt, g, c->ppn))
+		return;
+	for (unsigned i = 0; i < g->n; i++)
+		if (in_group(bt, g, g->vpage, g->id[i]))
+			chain_again(bt, g->id[i]);
+}
+
+/* The units of a page have just been moved. */
+static void settle_page(struct bt *bt, const struct page_group *g)
+{
+	for (unsigned i = 0; i < g->n; i++)
+		ccf_moved(bt, g->id[i]);
+	for (unsigned i = 0; i < g->n && bt->chain; i++) {
+		if (bt->ccf[g->id[i]].reached && !bt->cold)
+			ibtc_fill(bt, g->id[i]);
+		chain_again(bt, g->id[i]);
+	}
 }
 
 /*
@@ -474,31 +588,29 @@ static bool in_group(const struct bt *bt, const struct page_group *g,
  */
 static bool move_page(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from)
 {
-	struct page_group *g = group_of(bt, ppn), old = *g;
-	uint64_t vpage = rip >> PAGE_SHIFT;
-	uint32_t id, next;
-	unsigned n = 0;
+	struct page_group *g = group_of(bt, ppn);
+	uint64_t vpage = rip >> PAGE_SHIFT, old = g->vpage;
+	unsigned all = g->n, n = 0;
 
-	if (!group_is(bt, g, ppn) || g->vpage == vpage ||
-	    g->life == life_now(bt) || (from && bt->ccf[from].ppn == ppn))
+	if (!group_is(bt, g, ppn) || old == vpage || g->life == life_now(bt) ||
+	    (from && bt->ccf[from].ppn == ppn))
 		return false;
 	g->vpage = vpage;
 	g->life = life_now(bt);
-	g->head = 0;
-	/* A unit that went and came back may lead to itself. */
-	for (id = old.head; id && in_group(bt, &old, id) && n < PAGE_SIZE;
-	     id = next, n++) {
-		struct ccf *c = &bt->ccf[id];
+	for (unsigned i = 0; i < all; i++) {
+		uint32_t id = g->id[i];
+		const struct ccf *c = &bt->ccf[id];
+		uint64_t to = vpage << PAGE_SHIFT | (c->rip & ~PAGE_MASK);
 
-		next = c->next_group;
-		if (c->move == TMPL_SLOT && slot_of(c->rip) != slot_of(rip))
+		fetch_unit(bt, g, all, i);
+		/* One that is there twice has been moved the second time. */
+		if (!in_group(bt, g, old, id) || !fits_at(c, c->move, to))
 			continue;
-		move_unit(bt, id, vpage << PAGE_SHIFT | (c->rip & ~PAGE_MASK));
-		c->next_group = g->head;
-		g->head = id;
+		move_unit(bt, id, to);
+		g->id[n++] = id;
 	}
-	for (id = g->head; id; id = bt->ccf[id].next_group)
-		ccf_moved(bt, id);
+	g->n = n;
+	settle_page(bt, g);
 	return true;
 }
 
@@ -511,7 +623,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 	uint32_t id;
 	bool move;
 
-	if (!(bt->mode & MODE_USER) || near_border(rip))
+	if (!(bt->mode & MODE_USER))
 		return 0;
 	if (move_page(bt, rip, ppn, from)) {
 		id = tc_lookup(bt, rip, ppn, bt_key(bt));
@@ -523,13 +635,13 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		return 0;
 	a = &bt->ccf[t->src];
 	if (!is_same(bt, t->src, rip, ppn, bt->mode) || !a->tmpl ||
-	    (a->tmpl == TMPL_SLOT && slot_of(a->rip) != slot_of(rip)))
+	    !fits_at(a, a->tmpl, rip))
 		return 0;
 	i = recycle(bt, t, a, from);
 	if (i < TMPL_COPIES) {
 		id = t->copy[i];
 		ccf_unlink(bt, id);
-		move = bt->ccf[id].move && bt->ccf[id].n_reloc == a->n_reloc;
+		move = keep_fields(bt, id, a->n_reloc);
 		become(bt, &bt->ccf[id], a, rip, move);
 		cold_put(bt, id);
 		ccf_relink(bt, id);
@@ -539,7 +651,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		id = tc_place(bt);
 		if (!is_same(bt, t->src, rip, ppn, bt->mode))
 			return 0; /* evicted to make room */
-		move = take_fields(bt, &bt->ccf[id], a->n_reloc);
+		move = take_fields(bt, id, a->n_reloc);
 		become(bt, &bt->ccf[id], a, rip, move);
 		tc_commit(bt, id);
 	}

@@ -84,12 +84,26 @@ static void put_thunk(struct bt *bt, uint32_t id, uint8_t *at)
 	emit_patch(jmp, bt->rw + c->host);
 }
 
+/* As put_check has it for an address that is not small: mov, movabs. */
+#define CHECK_IMM 5
+static bool move_check(uint8_t *at, uint64_t rip)
+{
+	uint64_t imm = -rip;
+
+	if (fits32(imm) || at[CHECK_IMM - 2] != 0x48 ||
+	    at[CHECK_IMM - 1] != 0xb8 + R_RCX)
+		return false;
+	memcpy(at + CHECK_IMM, &imm, sizeof(imm));
+	return true;
+}
+
 void cold_move(struct bt *bt, uint32_t id)
 {
 	struct ccf *c = &bt->ccf[id];
+	uint8_t *at = bt->rw + c->checked;
 
-	if (!c->direct)
-		put_thunk(bt, id, bt->rw + c->checked);
+	if (!c->direct && !move_check(at, c->rip))
+		put_thunk(bt, id, at);
 	emit_patch(bt->rw + c->checked + c->miss, bt->rw + TC_MISS_STUB);
 }
 

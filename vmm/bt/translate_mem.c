@@ -257,6 +257,16 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 	return true;
 }
 
+/* What moves with the unit is that far from it at most (reloc.c). */
+static void note_reach(struct tr *t, uint64_t a)
+{
+	int64_t d = (int64_t)(a - t->c->rip);
+	uint32_t far = d < 0 ? -d : d;
+
+	if (far > t->c->reach)
+		t->c->reach = far;
+}
+
 /* Make a memory operand addressable. Uses r10, and r11 unless the answer's
  * base is another register. */
 void gen_mem(struct tr *t, const struct tu_insn *in,
@@ -270,6 +280,7 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 	if (o->mem.base == ZYDIS_REGISTER_RIP) {
 		uint64_t a = in->rip + in->i.length + disp;
 
+		note_reach(t, a);
 		if (seg && fits32(a)) {
 			m->seg = o->mem.segment == ZYDIS_REGISTER_FS ? 0x64
 								     : 0x65;

@@ -25,15 +25,15 @@ asm(".pushsection .snip,\"awx\",@progbits\n.globl moved, moved_end, moved_ret,"
     ".balign 4096\nmoved_end: .popsection");
 extern u8 moved[], moved_end[], moved_ret[], moved_here[], moved_imm[];
 
-static u8 *code, *data;
+static u8 *code, *data, *second;
 static u64 runs;
 
 static void at(u64 va, u32 imm, u64 alt)
 {
 	struct regs r;
 
-	for (unsigned i = 0; i < 2; i++)
-		map_page(va + i * PG, code + i * PG, URW);
+	map_page(va, code, URW);
+	map_page(va + PG, second, URW);
 	map_page(va + 2 * PG, data, URW);
 	*(u64 *)(data + 8) = va ^ 0x5555;
 	*(u64 *)(data + 0x18) = alt;
@@ -56,7 +56,7 @@ static void at(u64 va, u32 imm, u64 alt)
 
 static u64 place(unsigned i)
 {
-	static const u8 slots[] = { 1, 5, 170, 171, 254, 255 };
+	static const u8 slots[] = {1, 5, 170, 171, 254, 255};
 	u64 off = (rnd() & 0x7fffff) << 12;
 
 	switch (i % 8) {
@@ -104,12 +104,68 @@ static void in_spaces(u32 imm)
 	write_cr3(home);
 }
 
+/* The page that the code goes on in is not there. */
+static void at_hole(u64 va)
+{
+	struct regs r;
+
+	map_page(va, code, URW);
+	map_page(va + 2 * PG, data, URW);
+	*(u64 *)(data + 0x18) = runs & 1;
+	regs_user(&r, (void *)va);
+	run(&r);
+	runs++;
+	CHECK_EQ(r.vec, 14);
+	CHECK_EQ(r.err & ~16ul, PF_U); /* and I, if the machine says so */
+	CHECK_EQ(r.rip, va + (moved_here - moved));
+	CHECK_EQ(r.cr2, r.rip);
+}
+
+/* The first page has moved; the one that it leads to has as well, or there is
+ * another in its place, or none. */
+static void with_another(u32 imm)
+{
+	u64 root[3], va[3] = {0}, spot[4], home = root_now();
+	u8 *copy = page_alloc();
+
+	part("with another page after it");
+	memcpy(copy, second, PG);
+	*(volatile u32 *)(copy + (moved_imm - moved) - PG + 2) = ~imm;
+	for (unsigned i = 0; i < 3; i++)
+		root[i] = root_new();
+	for (unsigned i = 0; i < 4; i++)
+		spot[i] = place(2 + i);
+	for (unsigned i = 0; i < 400; i++) {
+		unsigned k = rnd() % 3;
+
+		write_cr3(root[k]);
+		if (va[k])
+			gone(va[k]);
+		va[k] = spot[rnd() % 4];
+		switch (rnd() % 4) {
+		case 0:
+			at_hole(va[k]);
+			break;
+		case 1:
+			second = copy;
+			at(va[k], ~imm, i & 1);
+			second = code + PG;
+			break;
+		default:
+			at(va[k], imm, i & 1);
+			at(va[k], imm, ~i & 1);
+		}
+	}
+	write_cr3(home);
+}
+
 int main(void)
 {
 	static u64 vas[12];
 	u32 imm = 0x1111;
 
 	code = pages_alloc(2, PG);
+	second = code + PG;
 	data = page_alloc();
 	memcpy(code, moved, 2 * PG);
 	part("one after the other");
@@ -133,6 +189,7 @@ int main(void)
 			imm = *(u32 *)(code + (moved_imm - moved) + 2);
 	}
 	in_spaces(imm);
+	with_another(imm);
 	printf("%lu runs\n", runs);
 	return 0;
 }
