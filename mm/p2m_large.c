@@ -112,6 +112,7 @@ void p2m_region_look(const struct p2m *p, uint64_t region,
 	i->touched = g->touched;
 	i->hinted = g->hinted;
 	i->filled = g->filled;
+	i->askew = g->askew;
 	i->priv = g->priv;
 	i->away = g->away;
 	i->code = g->code;
@@ -121,7 +122,14 @@ void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i)
 {
 	p2m_region_look(p, region, i);
 	p->region[region].touched = p->region[region].hinted = 0;
-	p->region[region].filled = 0;
+	p->region[region].filled = p->region[region].askew = 0;
+}
+
+void p2m_region_place(struct p2m *p, ppn_t ppn, bool askew)
+{
+	struct p2m_region *g = p2m_region_of(p, ppn);
+
+	g->askew = askew && (g->askew || !g->touched);
 }
 
 bool p2m_has_room(const struct p2m *p, uint64_t bytes)

@@ -26,18 +26,22 @@ struct p2m_region_info {
 	bool touched;  /* an engine mapped a page since this was last asked */
 	bool hinted;   /* p2m_region_hint since last asked */
 	bool filled;   /* its last page became PRIVATE since last asked */
+	bool askew;    /* touched, but p2m_region_place was only ever told so */
 	uint16_t priv; /* pages PRIVATE */
 	uint16_t away; /* pages neither PRIVATE nor ZERO */
 	uint16_t code; /* pages marked code */
 };
 void p2m_region_look(const struct p2m *p, uint64_t region,
 		     struct p2m_region_info *i);
-/* Takes touched, hinted and filled: they are clear afterwards. */
+/* Takes touched, hinted, filled and askew: they are clear afterwards. */
 void p2m_region_take(struct p2m *p, uint64_t region, struct p2m_region_info *i);
 /* Is the page in a large region? */
 bool p2m_is_large(const struct p2m *p, ppn_t ppn);
 /* Does the page's region hold code (so that not all can be writable)? */
 bool p2m_region_has_code(const struct p2m *p, ppn_t ppn);
+/* An engine is about to map the page; askew: where the region could not be mapped
+ * as one, as the guest's address and the page's do not agree modulo 2 MiB. */
+void p2m_region_place(struct p2m *p, ppn_t ppn, bool askew);
 /* The guest itself maps the page's region with a large page for its user. */
 void p2m_region_hint(struct p2m *p, ppn_t ppn);
 /* Was there a hint for any region since p2m_clear_hints? Any thread. */

@@ -37,6 +37,7 @@ struct p2m_region {
 	uint8_t was_large;   /* its blocks may still be parts of one */
 	uint8_t touched, hinted;
 	uint8_t filled; /* its last page has become PRIVATE */
+	uint8_t askew;	/* all touches were where 2 MiB do not fit */
 };
 
 struct p2m {

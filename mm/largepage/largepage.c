@@ -14,7 +14,9 @@
  *     look unmaps one page of every dense region, and the next look sees
  *     whether a page of the region was mapped again: in use, heat + 1; else
  *     heat - 1. A guest that maps the region with a large page for its user has
- *     said so itself, which counts;
+ *     said so itself, which counts. One that its guest maps only where 2 MiB do not
+ *     fit (addresses that do not agree modulo 2 MiB) would gain nothing, and is as
+ *     good as not in use;
  *   - it has been so for a while: 4 looks of a VM by itself, 8 (seconds) of
  *     one under a manager, which has compared its pages by then. By itself, a
  *     region whose last page has just come is nearly there: it is looked at
@@ -166,7 +168,7 @@ static void sample(struct largepage *lp, uint64_t region)
 static void warm(const struct largepage *lp, struct region *r,
 		 const struct p2m_region_info *i)
 {
-	if (i->touched || i->hinted)
+	if ((i->touched && !i->askew) || i->hinted)
 		r->heat += r->heat < HEAT_MAX;
 	else
 		r->heat -= r->heat > 0;
@@ -192,7 +194,7 @@ static enum large_reason judge_auto(struct largepage *lp, uint64_t region,
 		if (r->heat >= WARM)
 			lp->warm = true;
 		sample(lp, region);
-		return LARGE_cold;
+		return i->askew ? LARGE_askew : LARGE_cold;
 	}
 	return p2m_region_populated(lp->p, region) ? LARGE_chosen : LARGE_holes;
 }

@@ -34,6 +34,7 @@ int backing_parse(const char *name, enum backing *out);
 	X(shared, "some of its pages are shared, or not in memory")            \
 	X(code, "it holds translated code, which is protected by the page")    \
 	X(holes, "some of its pages were never written")                       \
+	X(askew, "its guest maps it where no large page fits")                 \
 	X(cold, "not seen in use often enough")                                \
 	X(cooling, "sharing or reclamation has broken it up lately")           \
 	X(no_memory, "the host had no free 2 MiB page")                        \

@@ -312,6 +312,40 @@ static void auto_wants_dense_and_hot(void **state)
 	assert_true(largepage_counts(f->lp)->samples > 0);
 }
 
+/* The guest maps it where 2 MiB do not fit: nobody would gain. */
+static void auto_wants_it_straight(void **state)
+{
+	struct fix *f = *state;
+	struct p2m_region_info i;
+
+	NEED_HOST();
+	begin(f, BACKING_AUTO, false);
+	for (unsigned r = 0; r < 4; r++)
+		fill(f, r, 512);
+	for (unsigned s = 0; s < 12; s++) {
+		/* 1 askew, 2 in both ways, 3 askew and then hinted */
+		for (unsigned r = 1; r < 4; r++) {
+			p2m_region_place(f->p, FIRST(r), true);
+			touch(f, r);
+		}
+		p2m_region_place(f->p, FIRST(2), false);
+		touch(f, 2);
+		p2m_region_place(f->p, FIRST(2), true);
+		touch(f, 2);
+		if (s > 5)
+			p2m_region_hint(f->p, FIRST(3));
+		second(f);
+		if (s == 5)
+			assert_int_equal(largepage_why(f->lp, 3), LARGE_askew);
+	}
+	assert_int_equal(largepage_why(f->lp, 0), LARGE_cold);
+	assert_int_equal(largepage_why(f->lp, 1), LARGE_askew);
+	assert_int_equal(largepage_why(f->lp, 2), LARGE_ok);
+	assert_int_equal(largepage_why(f->lp, 3), LARGE_ok);
+	p2m_region_look(f->p, 1, &i);
+	assert_false(i.askew || i.touched);
+}
+
 /* Under a manager it waits longer; with its guest's word, half as long. */
 static void patience(void **state)
 {
@@ -461,13 +495,21 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(counts_pages),      T(promotes_and_demotes),
-		T(sharing_first),     T(leaves_meanwhile),
-		T(collects_as_one),   T(auto_wants_dense_and_hot),
-		T(patience),	      T(cools_down),
-		T(everything),	      T(cleared_at_once),
-		T(cleared_downwards), T(not_at_once),
-		T(mapped_at_once),    T(names),
+		T(counts_pages),
+		T(promotes_and_demotes),
+		T(sharing_first),
+		T(leaves_meanwhile),
+		T(collects_as_one),
+		T(auto_wants_dense_and_hot),
+		T(auto_wants_it_straight),
+		T(patience),
+		T(cools_down),
+		T(everything),
+		T(cleared_at_once),
+		T(cleared_downwards),
+		T(not_at_once),
+		T(mapped_at_once),
+		T(names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -163,6 +163,7 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 		old = node_find(s, wi, vpn);
 		upgrade = upgrade && old;
 	}
+	p2m_region_place(s->p, ppn, (gva ^ wk.gpa) & (LARGE_PAGE_SIZE - 1));
 	if (p2m_get_backing(s->p, ppn, n, &b))
 		return SHADOW_MMIO;
 	if (b.run < n)
