@@ -54,7 +54,8 @@ $(BUILD)/%.o: %.S $(FLAGS)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 # What runs with the guest's vector registers and FS base in place.
-$(addprefix $(BUILD)/vmm/bt/,fast.o tc.o ccf.o ibtc.o reloc.o translate_cold.o): ALL_CFLAGS += \
+$(addprefix $(BUILD)/vmm/bt/,fast.o tc.o ccf.o ibtc.o reloc.o translate_cold.o \
+	site.o) $(BUILD)/vmm/mmu/shadow_has.o: ALL_CFLAGS += \
 	-mgeneral-regs-only -fno-stack-protector \
 	-fno-tree-loop-distribute-patterns
 

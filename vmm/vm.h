@@ -81,7 +81,8 @@ struct vm_config {
 	bool no_chain;
 	bool count; /* translated code counts what it executes */
 	bool lockstep;
-	bool pair_all; /* calls and returns paired everywhere */
+	bool pair_all;	/* calls and returns paired everywhere */
+	bool touch_all; /* every access is at a careful site (bt/site.c) */
 	/* The guest's clocks and TSC run 2^this times slower than real ones: for
 	 * what is too slow to keep up with its timer (lockstep). */
 	unsigned time_shift;

@@ -4,7 +4,7 @@
 #
 #   run-cases.sh [-c CASE]... [-v] [CONFIG...]
 #
-# CONFIG: interp bt bt-nochain bt-tinytc bt-tu1 bt-2m bt-pair bt-lockstep qemu; without any,
+# CONFIG: interp bt bt-nochain bt-tinytc bt-tu1 bt-2m bt-pair bt-touch bt-lockstep qemu; without any,
 # all but bt-lockstep (qemu only when it is installed). -c: only these cases; -v:
 # print each console. BUILD (build) is where the images and sardine are; JOBS (2)
 # cases run at a time; LOGS keeps the consoles there. Status 0: all passed.
@@ -25,7 +25,7 @@ done
 shift $((OPTIND - 1))
 configs=("$@")
 if [ ${#configs[@]} = 0 ]; then
-	configs=(interp bt bt-nochain bt-tinytc bt-tu1 bt-2m bt-pair)
+	configs=(interp bt bt-nochain bt-tinytc bt-tu1 bt-2m bt-pair bt-touch)
 	command -v qemu-system-x86_64 >/dev/null && configs+=(qemu)
 fi
 out=${LOGS:-$(mktemp -d)}
@@ -45,6 +45,7 @@ command_of()
 	bt-tu1) echo "$run --engine bt --tu-max 1" ;;
 	bt-2m) echo "$run --engine bt --backing 2m-all" ;;
 	bt-pair) echo "$run --engine bt --pair-all" ;;
+	bt-touch) echo "$run --engine bt --touch-all" ;;
 	bt-lockstep) echo "$run --engine bt --lockstep" ;;
 	qemu) echo "qemu-system-x86_64 -accel tcg -cpu max -kernel $2" \
 		"-device isa-debug-exit,iobase=0xf4,iosize=4 -display none" \

@@ -29,7 +29,7 @@ while read -r name args; do
 done <<<"$list" >"$T/native.out"
 lines "$T/native.out" >"$T/native"
 all=$(sed 's/$/ \&\&/' <<<"$list" | tr '\n' ' ')
-run_for 120 "$SARDINE" run --engine bt --mem 192M --no-reboot \
+run_for 120 "$SARDINE" run --engine bt --mem 192M --no-reboot --stats "$T/stats" \
 	--kernel "$GUEST/vmlinuz" --initrd "$GUEST/initrd.img" --append \
 	"console=ttyS0 quiet sardine.run=sh -c \"$all true\""
 # (Quoted: the kernel takes no more than 32 words for others.)
@@ -41,6 +41,10 @@ while read -r line; do
 	ok "under bt: ${line%% *}" has "$T/guest" "^$line$" ||
 		{ echo "# want $line"; grep "^${line%% *} " "$T/guest" | show; }
 done <"$T/native"
+# Nearly all of the 8192 pages of `faults`.
+touches=$(jq .bt.touches "$T/stats")
+ok "a place that faults again and again is foreseen" test "$touches" -gt 7000 ||
+	echo "# $touches of the faults"
 
 # The bench: who pretends to be Sardine, QEMU and native prints these.
 pretend() # FILE LINE

@@ -308,6 +308,11 @@ static void test_paired(void **state)
 	diff(&(struct vm_config){.pair_all = true}, GEN_INT | GEN_FLOW, 60, 0);
 }
 
+static void test_touched(void **state)
+{
+	diff(&(struct vm_config){.touch_all = true}, GEN_ALL, 60, 8);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_teardown(name, teardown)
@@ -315,6 +320,7 @@ int main(void)
 		T(test_int),	    T(test_string), T(test_vector),
 		T(test_x87),	    T(test_all),    T(test_single),
 		T(test_tiny_cache), T(test_code32), T(test_paired),
+		T(test_touched),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

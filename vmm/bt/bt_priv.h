@@ -148,6 +148,18 @@ struct page_group {
 	uint32_t id[GROUP_MAX];
 };
 
+/* A place that faults again and again (site.c). */
+struct site {
+	uint32_t ppn;
+	uint16_t off, faults;
+	uint8_t level;
+	bool careful; /* its units touch before they access */
+	bool settled; /* it hits too often for that */
+	uint32_t hits, misses;
+};
+#define SITE_BITS 8
+#define NR_SITES  (1u << SITE_BITS)
+
 #define BT_STATS(X, S)                                                         \
 	X(S, translations, "translation units translated")                     \
 	X(S, copies, "units copied from a translation for another address")    \
@@ -171,6 +183,9 @@ struct page_group {
 	X(S, faults_slow, "host faults that went to the interpreter")          \
 	X(S, faults_direct, "page faults of the guest delivered at once")      \
 	X(S, prefills, "pages filled when the guest came back from a fault")   \
+	X(S, touches, "faults foreseen at sites that keep faulting")           \
+	X(S, sites, "times that a place became such a site")                   \
+	X(S, sites_settled, "times that one was one no longer")                \
 	X(S, polls, "polls that stopped the guest")                            \
 	X(S, smc_pages, "pages whose translations were dropped")               \
 	X(S, smc_writes, "guest writes to pages with translations")            \
@@ -295,7 +310,7 @@ struct bt {
 
 	ZydisDecoder dec;
 	unsigned tu_max;
-	bool chain, lockstep, count, pair_all;
+	bool chain, lockstep, count, pair_all, touch_all;
 	bool xgetbv1; /* the host has XGETBV with ECX = 1, and XSAVEC */
 	uint8_t mode; /* of the running vCPU */
 	enum shadow_fill last_fill; /* of the last host fault */
@@ -314,6 +329,9 @@ struct bt {
 	bool irq_pending;
 	struct lockstep *ls;
 	uint8_t *altstack;
+
+	struct site site[NR_SITES];
+	struct site *site_due; /* has become careful: its units are to go */
 
 	uint16_t *smc_count; /* by PPN (sparse): data writes to code pages */
 	struct bt_stats stats;
@@ -535,11 +553,25 @@ extern const char bt_exit_fault[], bt_do_syscall[], bt_do_sysret[];
 /* stubs.S: where its accesses to guest memory are, and where a fault that
  * cannot be mended leads. Ends with 0. */
 extern const char bt_do_iret[], bt_do_xsave[], bt_do_xsavec[], bt_do_xrstor[];
+extern const char bt_do_touch[];
 struct bt_stub_fault {
 	uint64_t pc, fixup;
 };
 extern const struct bt_stub_fault bt_stub_faults[];
 void bt_signal_entry(int sig, siginfo_t *si, void *uc);
+
+/* site.c. The careful site of a physical place, or -1. */
+int site_find(struct bt *bt, uint32_t ppn, unsigned off);
+/* The instruction that bt_recover found faulted, and not for want of a page in
+ * its window alone. */
+void site_fault(struct bt *bt);
+/* Drop the units of site_due. Not while translated code is interrupted. */
+void site_apply(struct bt *bt);
+/* BT_EXIT_TOUCH: where; and after it, if it has settled. */
+struct site *site_missed(struct bt *bt);
+void site_settle(struct bt *bt, struct site *s);
+/* From stubs.S, no vector registers, no TLS: 0, leave by BT_EXIT_TOUCH. */
+unsigned bt_touch(struct vcpu *v, uint64_t hva, unsigned write);
 
 /* fast.c: no vector registers, no TLS. Host PC to go on at, or 0. */
 uint64_t bt_fast_dispatch(struct vcpu *v);
@@ -560,9 +592,10 @@ int bt_signal(int sig, siginfo_t *si, void *uc, void *frame);
  * set v->rip. */
 enum recov_kind bt_recover(struct bt *bt, uint32_t host);
 
-/* pf.c: state is recovered, and shadow_fill answered SHADOW_FAULT with an error
- * code. Delivers the #PF; BT_SIG_ENTER or BT_SIG_LEAVE. */
+/* pf.c: state is recovered, and shadow_fill answered SHADOW_PF. Delivers the #PF:
+ * in the signal handler, BT_SIG_ENTER or BT_SIG_LEAVE; in the engine's loop. */
 int bt_pf_deliver(struct bt *bt);
+enum cpu_status bt_pf_raise(struct bt *bt);
 /* The guest is back at the instruction that faulted. */
 void bt_pf_fill(struct bt *bt);
 static inline bool bt_pf_back(const struct bt *bt)

@@ -319,6 +319,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	bt->xgetbv1 = host_has_xgetbv1();
 	bt->count = vm->cfg.count;
 	bt->pair_all = vm->cfg.pair_all;
+	bt->touch_all = vm->cfg.touch_all;
 	bt->epoch_next = 1;
 	bt->kern_epoch = 1;
 	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,
@@ -349,6 +350,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	v->bt_hot[HOT_J_CHAIN] = (uint64_t)bt_exit_chain;
 	v->bt_hot[HOT_J_IBTC] = (uint64_t)bt_exit_ibtc;
 	v->bt_hot[HOT_J_CALLOUT] = (uint64_t)bt_exit_callout;
+	v->bt_hot[HOT_J_TOUCH] = (uint64_t)bt_do_touch;
 	v->bt_hot[HOT_POLL] = (uint64_t)&v->bt_hot[HOT_POLL_OK];
 	bt->stat_group = (struct stat_group){
 		"bt", bt_stat_desc, ARRAY_SIZE(bt_stat_desc), &bt->stats, NULL};
@@ -501,12 +503,53 @@ static void pf_look(struct bt *bt)
 	v->bt_hot[HOT_PF_PENDING] = 0;
 }
 
+/* A careful site is about to access a page that is not mapped: what a fault
+ * there would do. kind: what is left to do. */
+static enum cpu_status handle_touch(struct bt *bt, int *kind)
+{
+	struct vcpu *v = bt->v;
+	uint64_t info = v->bt_hot[HOT_EXIT_INFO], hva = v->bt_hot[HOT_TMP1];
+	bool write = info >> BT_TOUCH_WRITE & 1;
+	struct site *s = site_missed(bt);
+
+	bt_recover(bt, info & ((1u << BT_TOUCH_WRITE) - 1));
+	bt->fault_is_access = true;
+	bt->last_fill = shadow_has(bt->sh, hva, write)
+				? SHADOW_OK
+				: shadow_fill(bt->sh, hva, write,
+					      !!(bt->mode & MODE_USER));
+	if (s->settled)
+		site_settle(bt, s);
+	s->settled = false;
+	switch (bt->last_fill) {
+	case SHADOW_OK:
+		bt->stats.faults_hidden++;
+		reason_count(&bt->reasons, &bt->reasons.fault[FAULT_hidden]);
+		return CPU_OK;
+	case SHADOW_PF:
+		reason_count(&bt->reasons, &bt->reasons.fault[FAULT_true]);
+		return bt_pf_raise(bt);
+	default:
+		*kind = BT_EXIT_FAULT;
+		return CPU_OK;
+	}
+}
+
 /* After the TC came back. */
 static enum cpu_status handle_exit(struct bt *bt, int kind)
 {
 	struct vcpu *v = bt->v;
 	enum cpu_status st;
 
+	if (kind == BT_EXIT_TOUCH) {
+		st = handle_touch(bt, &kind);
+		if (kind == BT_EXIT_TOUCH)
+			return st;
+	} else if (kind == BT_EXIT_FAULT && bt->last_fill != SHADOW_NOTOURS) {
+		site_fault(bt);
+	}
+	if (bt->site_due)
+		site_apply(bt);
 	switch (kind) {
 	case BT_EXIT_CHAIN:
 		bt->pend_from = EXIT_CCF(v->bt_hot[HOT_EXIT_INFO]);

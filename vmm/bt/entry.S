@@ -109,6 +109,8 @@ fast:
 	.globl bt_exit_callout
 bt_exit_callout:
 	movq $BT_EXIT_CALLOUT, RTH(HOT_EXIT_KIND)
+	.globl bt_exit_touch
+bt_exit_touch:
 	mov %rax, RTG(0)
 	mov %rcx, RTG(1)
 	mov %rdx, RTG(2)

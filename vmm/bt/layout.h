@@ -76,6 +76,7 @@
 #define HOT_J_XRSTOR	 12
 #define HOT_GDT		 11 /* host form of the GDT's base, or 0 (stubs.S) */
 #define HOT_PF_PENDING	 10 /* pf.c waits for the guest to come back */
+#define HOT_J_TOUCH	 9
 
 /* Segment caches (two words each) that SYSCALL and SYSRET load, and where
  * struct bt's mode is. */
@@ -107,8 +108,14 @@
 #define BT_EXIT_POLL	 5 /* the same */
 #define BT_EXIT_EVENT	 6 /* the same; the event has been delivered */
 
+#define BT_EXIT_TOUCH                                                          \
+	7 /* as a callout; TOUCH_WRITE; address in TMP1, site in TMP2 */
+
+/* In HOT_EXIT_INFO, beside the TC offset: the access is a write. */
+#define BT_TOUCH_WRITE 31
+
 /* What bt_signal answers. */
-#define BT_SIG_RETRY	 0 /* mended: the host instruction again */
-#define BT_SIG_LEAVE	 1 /* out through bt_exit_fault */
-#define BT_SIG_ENTER	 2 /* to HOT_PC, with the state in the vcpu */
+#define BT_SIG_RETRY   0 /* mended: the host instruction again */
+#define BT_SIG_LEAVE   1 /* out through bt_exit_fault */
+#define BT_SIG_ENTER   2 /* to HOT_PC, with the state in the vcpu */
 #endif

@@ -44,7 +44,7 @@ static bool enter_handler(struct bt *bt)
 	return true;
 }
 
-int bt_pf_deliver(struct bt *bt)
+enum cpu_status bt_pf_raise(struct bt *bt)
 {
 	struct vcpu *v = bt->v;
 	uint32_t err;
@@ -57,11 +57,19 @@ int bt_pf_deliver(struct bt *bt)
 	bt->pf.write = err & PF_W;
 	bt->pf.others = 0;
 	v->bt_hot[HOT_PF_PENDING] = 1;
+	bt->stats.faults_direct++;
+	vcpu_raise_pf(v, gva, err);
+	return cpu_deliver_exception(v);
+}
+
+int bt_pf_deliver(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+
+	site_fault(bt);
 	v->rflags |= (v->bt_hot[HOT_TMP0] & FL_HOST) | v->bt_hot[HOT_IF];
 	v->bt_hot[HOT_TMP0] = v->bt_hot[HOT_IF] = 0;
-	vcpu_raise_pf(v, gva, err);
-	bt->event_status = cpu_deliver_exception(v);
-	bt->stats.faults_direct++;
+	bt->event_status = bt_pf_raise(bt);
 	if (bt->event_status == CPU_OK && enter_handler(bt))
 		return BT_SIG_ENTER;
 	v->bt_hot[HOT_EXIT_KIND] = BT_EXIT_EVENT;

@@ -7,7 +7,7 @@
  * REASON_SAMPLE of each kind is timed, with the TSC, from the handling of the
  * exit to the next entry. What a sample leaves out is the same for all: saving
  * and loading the vector state, and for faults the host kernel's part. (Hidden
- * faults never leave translated code; they are all timed, in the handler.)
+ * faults are filled in the signal handler as a rule, and are all timed there.)
  *
  * Two lists: callouts, by what the instruction is, and faults, by what they
  * turned out to be.
@@ -48,7 +48,7 @@
 	X(stack, "PUSH, POP and LEAVE in unusual forms")                       \
 	X(flow, "near jumps, calls and returns in unusual forms")
 #define FAULT_REASONS(X)                                                       \
-	X(hidden, "the window lacked the page: filled in the signal handler")  \
+	X(hidden, "the window lacked the page: filled")                        \
 	X(true, "the guest's page tables do not allow it: #PF")                \
 	X(smc, "a write to a page that holds translated code")                 \
 	X(mmio, "an access to a device's registers or to nothing")             \

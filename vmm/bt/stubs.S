@@ -247,6 +247,51 @@ xsave_slow:
 	mov RTH(HOT_RSP_HOST), %rsp
 	jmp bt_exit_callout
 
+/*
+ * The touch of a careful site (site.c). r11: where the access will be; r10: where
+ * the unit goes on. HOT_EXIT_INFO says where the instruction is and whether it
+ * writes, HOT_TMP2 which site it is.
+ */
+	.globl bt_do_touch
+bt_do_touch:
+	mov %rsp, RTH(HOT_RSP_HOST)
+	mov RTH(HOT_HOST_RSP), %rsp
+	pushfq
+	push %rax
+	push %rcx
+	push %rdx
+	push %rsi
+	push %rdi
+	push %r8
+	push %r9
+	push %r10
+	push %r11
+	cld
+	mov RTH(HOT_VCPU), %rdi
+	mov %r11, %rsi
+	mov RTH(HOT_EXIT_INFO), %edx
+	shr $BT_TOUCH_WRITE, %edx
+	call bt_touch
+	test %eax, %eax
+	pop %r11
+	pop %r10
+	pop %r9
+	pop %r8
+	pop %rdi
+	pop %rsi
+	pop %rdx
+	pop %rcx
+	pop %rax
+	jz 1f
+	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	jmp *%r10
+1:	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	mov %r11, RTH(HOT_TMP1)
+	movq $BT_EXIT_TOUCH, RTH(HOT_EXIT_KIND)
+	jmp bt_exit_touch
+
 	.section .data.rel.ro.stub_faults, "aw"
 	.quad 0, 0
 	.section .note.GNU-stack, "", @progbits

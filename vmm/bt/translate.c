@@ -51,6 +51,7 @@ static bool gen_insn(struct tr *t, unsigned k)
 	recov_mark(t, in->rip - t->tu->rip, RK_NORMAL);
 	switch (in->kind) {
 	case K_PLAIN:
+		gen_touch(t, in);
 		return gen_plain(t, in, k);
 	case K_NOP:
 		return true;

@@ -85,10 +85,16 @@ void facts_after(struct tr *t, const struct tu_insn *in);
 bool flags_dead_at(const struct tr *t, unsigned k);
 bool flags_dead_after(const struct tr *t, unsigned k);
 
+/* translate_touch.c: at a careful site (site.c), a touch of what the instruction
+ * is about to access. Else nothing. */
+void gen_touch(struct tr *t, const struct tu_insn *in);
+
 /* translate_plain.c */
 bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k);
 
-/* translate_rsp.c */
+/* translate_rsp.c. Does its memory operand mean an access to just there, whatever
+ * the registers hold? */
+bool surely_accesses(const struct tu_insn *in);
 void set_rsp(struct tr *t, unsigned v);
 void store_guest(struct tr *t, int g, unsigned src);
 void commit_rsp(struct tr *t, const struct tu_insn *in, unsigned v);

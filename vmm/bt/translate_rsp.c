@@ -36,7 +36,7 @@ void store_guest(struct tr *t, int g, unsigned src)
 /* Does its memory operand mean an access to just there, whatever the registers
  * hold? BTS [rsp], rax goes elsewhere, VMASKMOV may go nowhere: only what is
  * known to. */
-static bool surely_accesses(const struct tu_insn *in)
+bool surely_accesses(const struct tu_insn *in)
 {
 	switch (in->i.meta.category) {
 	case ZYDIS_CATEGORY_DATAXFER:

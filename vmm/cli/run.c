@@ -23,7 +23,7 @@ struct run_opts {
 	uint64_t mem, tc_size;
 	uint32_t tu_max, time_shift;
 	bool no_reboot, debug_exit, rng, no_balloon, hvc, no_chain, count,
-		lockstep, pair_all, verbose;
+		lockstep, pair_all, touch_all, verbose;
 	char *confine, **disks, *net;
 };
 
@@ -84,6 +84,9 @@ static const struct opt opts[] = {
 	{"pair-all", 0, OPT_FLAG, NULL,
 	 "bt pairs calls and returns in all code, not only in large programs",
 	 OPT(struct run_opts, pair_all), .hidden = true},
+	{"touch-all", 0, OPT_FLAG, NULL,
+	 "bt treats every access as one of a site that keeps faulting",
+	 OPT(struct run_opts, touch_all), .hidden = true},
 	{"lockstep", 0, OPT_FLAG, NULL,
 	 "bt and interp side by side; stop at the first difference",
 	 OPT(struct run_opts, lockstep), .hidden = true},
@@ -261,6 +264,7 @@ static int run_main(void *values, char *const args[])
 		.count = o->count,
 		.lockstep = o->lockstep,
 		.pair_all = o->pair_all,
+		.touch_all = o->touch_all,
 		.time_shift = o->time_shift,
 	};
 

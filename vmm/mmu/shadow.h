@@ -86,6 +86,9 @@ void shadow_last_fault(const struct shadow *s, gva_t *gva, uint32_t *err);
 /* An access to gva is likely to come: fill if the guest's entries allow it
  * without being changed (but for accessed bits). True: filled. */
 bool shadow_prefill(struct shadow *s, gva_t gva, bool write, unsigned user);
+/* Is hva mapped, for writing if so asked? It may be asked with the guest's vector
+ * registers in place. */
+bool shadow_has(const struct shadow *s, uint64_t hva, bool write);
 /* Slow path: see to it that gva's slot has a window in the view (so that the
  * next access gets as far as shadow_fill). False: it leads nowhere. */
 bool shadow_need_window(struct shadow *s, gva_t gva, unsigned user);

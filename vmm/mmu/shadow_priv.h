@@ -113,7 +113,7 @@ struct shadow {
 
 /* ---- shadow_node.c: the books ---- */
 
-static inline uint32_t *node_bucket(struct shadow *s, unsigned win,
+static inline uint32_t *node_bucket(const struct shadow *s, unsigned win,
 				    uint32_t vpn)
 {
 	uint32_t h = (vpn + win * 0x1000193u) * 0x9e3779b1u;
@@ -121,7 +121,8 @@ static inline uint32_t *node_bucket(struct shadow *s, unsigned win,
 	return &s->hash[h >> (32 - HASH_BITS)];
 }
 
-static inline uint32_t node_find(struct shadow *s, unsigned win, uint32_t vpn)
+static inline uint32_t node_find(const struct shadow *s, unsigned win,
+				 uint32_t vpn)
 {
 	uint32_t i = *node_bucket(s, win, vpn);
 
@@ -131,7 +132,8 @@ static inline uint32_t node_find(struct shadow *s, unsigned win, uint32_t vpn)
 }
 
 /* The node that covers the page, big or not. */
-static inline uint32_t node_at(struct shadow *s, unsigned win, uint32_t vpn)
+static inline uint32_t node_at(const struct shadow *s, unsigned win,
+			       uint32_t vpn)
 {
 	uint32_t i = node_find(s, win, vpn);
 

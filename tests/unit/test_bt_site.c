@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sites that keep faulting (bt/site.c): a load that reads a device is foreseen
+ * after a while; when it reads memory instead, that settles; and nothing that it
+ * reads is ever another value.
+ */
+#include "tests/unit/sys_fixture.h"
+
+#include <stdatomic.h>
+
+#include "vmm/bt/bt_priv.h"
+
+#define CODE   0x600000ul
+#define DATA   0x610000ul
+#define DEVICE 0xfed40000ul   /* nobody is there: all ones */
+#define VA     0x7000000000ul /* in the slot of DATA, which has a window */
+
+/* 1: add rax, [rdi] ; dec rcx ; jnz 1b ; hlt */
+static const uint8_t loop[] = {0x48, 0x03, 0x07, 0x48, 0xff,
+			       0xc9, 0x75, 0xf8, 0xf4};
+/* The same with xor [rdi], rdx. */
+static const uint8_t store[] = {0x48, 0x31, 0x17, 0x48, 0xff,
+				0xc9, 0x75, 0xf8, 0xf4};
+
+static struct fix *f;
+static struct bt *bt;
+
+static int setup(void **state)
+{
+	fix_setup((void **)&f);
+	vcpu_destroy(f->v);
+	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
+	assert_non_null(f->v);
+	assert_int_equal(engine_bt.init(&f->vm, f->v), 0);
+	long_mode(f);
+	bt = (struct bt *)f->v->bt;
+	poke(f, HANDLER + 16 * EXC_GP, "\xf4", 1);
+	map_page(f, VA, DEVICE, PTE_P | PTE_U | PTE_W);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	engine_bt.fini(&f->vm, f->v);
+	return fix_teardown((void **)&f);
+}
+
+/* The loop, n times on what is at va. */
+static void run(uint64_t va, uint64_t n)
+{
+	struct vcpu *v = f->v;
+	enum vcpu_exit x;
+
+	go_user(f);
+	v->rip = CODE;
+	v->gpr[R_RSP] = USER_STACK;
+	v->gpr[R_RAX] = 0;
+	v->gpr[R_RCX] = n;
+	v->gpr[R_RDI] = va;
+	v->gpr[R_RDX] = 0x5a5a;
+	v->halted = 0;
+	do {
+		x = engine_bt.run(v);
+		atomic_store(&v->requests, 0);
+	} while (x == EXIT_KICK);
+	assert_int_equal(x, EXIT_HLT);
+	assert_int_equal(v->gpr[R_RCX], 0);
+	assert_int_equal(tc_audit(bt), 0);
+	assert_int_equal(shadow_audit(bt->sh), 0);
+}
+
+static void test_foreseen(void **state)
+{
+	const struct bt_stats *s = &bt->stats;
+
+	poke(f, CODE, loop, sizeof(loop));
+	run(DATA, 1);
+	run(VA, 1000);
+	assert_int_equal(f->v->gpr[R_RAX], -1000ull);
+	assert_int_equal(s->sites, 1);
+	assert_in_range(s->touches, 900, 1000);
+	assert_in_range(s->faults_slow, 1000, 1010);
+	assert_int_equal(s->sites_settled, 0);
+}
+
+static void test_settles(void **state)
+{
+	const struct bt_stats *s = &bt->stats;
+	uint64_t touches;
+
+	poke(f, CODE, loop, sizeof(loop));
+	poke64(f, DATA, 3);
+	run(DATA, 1);
+	run(VA, 1000);
+	run(DATA, 100000);
+	assert_int_equal(f->v->gpr[R_RAX], 300000);
+	assert_int_equal(s->sites_settled, 1);
+	/* It is one of many now, and has to fault more often than before. */
+	touches = s->touches;
+	run(DATA, 1000);
+	run(VA, 100);
+	assert_int_equal(s->touches, touches);
+	run(VA, 100);
+	assert_int_equal(s->sites, 2);
+	assert_true(s->touches > touches);
+}
+
+static void test_pages(void **state)
+{
+	const struct bt_stats *s = &bt->stats;
+
+	/* Foreseen, the first access to a page fills it. */
+	poke(f, CODE, store, sizeof(store));
+	run(DATA, 1);
+	run(VA, 1000);
+	assert_int_equal(s->sites, 1);
+	for (unsigned k = 0; k < 40; k++) {
+		uint64_t touches = s->touches, va = VA + (k + 1) * PAGE_SIZE;
+		uint64_t at = DATA + PAGE_SIZE * (k * 7 % 40);
+
+		poke64(f, at, k);
+		map_page(f, va, at, PTE_P | PTE_U | PTE_W);
+		run(va, 1);
+		assert_int_equal(peek64(f, at), k ^ 0x5a5a);
+		assert_int_equal(s->touches, touches + 1);
+		run(va, 2);
+		assert_int_equal(peek64(f, at), k ^ 0x5a5a);
+		assert_int_equal(s->touches, touches + 1);
+	}
+	/* To a page that may only be read, it is the guest's page fault. */
+	poke(f, HANDLER + 16 * EXC_PF, "\xf4", 1);
+	map_page(f, VA + 50 * PAGE_SIZE, DATA, PTE_P | PTE_U);
+	f->v->gpr[R_RCX] = 0;
+	go_user(f);
+	f->v->rip = CODE;
+	f->v->gpr[R_RCX] = 5;
+	f->v->gpr[R_RDI] = VA + 50 * PAGE_SIZE + 8;
+	f->v->halted = 0;
+	assert_int_equal(engine_bt.run(f->v), EXIT_HLT);
+	assert_int_equal(f->v->gpr[R_RCX], 5);
+	assert_int_equal(f->v->cr2, VA + 50 * PAGE_SIZE + 8);
+	assert_int_equal(f->v->cpl, 0);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_foreseen),
+		T(test_settles),
+		T(test_pages),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The touch in front of an access at a site that keeps faulting (site.c has the
+ * essay; stubs.S does it). Nothing is committed before the instruction itself,
+ * so leaving here leaves the guest before it.
+ */
+#include "vmm/bt/translate_priv.h"
+
+/* Its one memory operand, addressed by registers; or NULL. */
+static const ZydisDecodedOperand *touched(const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *m = NULL;
+
+	if (in->i.mnemonic == ZYDIS_MNEMONIC_LEA || !surely_accesses(in))
+		return NULL;
+	for (unsigned k = 0; k < in->i.operand_count; k++) {
+		const ZydisDecodedOperand *o = &in->op[k];
+
+		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		if (m || o->mem.segment == ZYDIS_REGISTER_FS ||
+		    o->mem.segment == ZYDIS_REGISTER_GS ||
+		    o->mem.base == ZYDIS_REGISTER_RIP ||
+		    (o->mem.base == ZYDIS_REGISTER_NONE &&
+		     o->mem.index == ZYDIS_REGISTER_NONE))
+			return NULL;
+		m = o;
+	}
+	return m;
+}
+
+void gen_touch(struct tr *t, const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o;
+	uint32_t at, write;
+	uint8_t *p;
+	int site;
+
+	if (t->tu->straddle || t->bt->lockstep)
+		return;
+	site = site_find(t->bt, t->tu->ppn, in->rip & (PAGE_SIZE - 1));
+	if (site < 0)
+		return;
+	o = touched(in);
+	if (!o)
+		return;
+	at = t->c->host + (t->e.p - t->e.start);
+	write = !!(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+	gen_ea(t, o);
+	gen_delta(t, S0);
+	emit_lea_x(&t->e, S0, S0, S1, 0, 0);
+	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
+			 at | write << BT_TOUCH_WRITE);
+	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_TMP2), site);
+	/* lea r10, [rip + the length of the jump] */
+	e8(&t->e, rex(1, S1, -1, 0));
+	e8(&t->e, 0x8d);
+	e8(&t->e, (S1 & 7) << 3 | 5);
+	p = t->e.p;
+	e32(&t->e, 0);
+	emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_TOUCH));
+	emit_patch(p, t->e.p);
+	delta_lost(t);
+}
