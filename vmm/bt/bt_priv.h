@@ -255,6 +255,13 @@ struct exec_set {
 		uint64_t epoch, gen;
 	} ok[8];
 	uint64_t used; /* when last */
+	uint64_t root; /* and by which address space */
+};
+
+/* Of an address space: its context, and how often it found that emptied. */
+struct home {
+	uint64_t root; /* | 1; 0: none */
+	unsigned ctx, clashes;
 };
 
 struct bt {
@@ -290,13 +297,10 @@ struct bt {
 	uint16_t *ibtc_log[NR_VIEWS];
 	/* Exits chained across pages. */
 	uint32_t *cross_log[NR_VIEWS], n_cross[NR_VIEWS];
-	void *ibtc_miss;      /* what empty entries hold */
-	unsigned ctx;	      /* of the running address space */
-	struct exec_set *set; /* of each context */
-	struct {
-		uint64_t root; /* 0: none */
-		unsigned ctx;
-	} home[CTX_HOMES]; /* where an address space's code is */
+	void *ibtc_miss;	     /* what empty entries hold */
+	unsigned ctx;		     /* of the running address space */
+	struct exec_set *set;	     /* of each context */
+	struct home home[CTX_HOMES]; /* where an address space's code is */
 	uint64_t ctx_clock;
 
 	struct itlb_entry itlb[ITLB_SIZE];

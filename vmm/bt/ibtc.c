@@ -30,7 +30,9 @@
  * is in their key), so a chain across pages leads from a unit of one context to
  * another of it, and what another context has proved is never relied on. A space
  * stays with its context, as far as `home` remembers, for the translations'
- * sake; spaces that share one without having the same code empty it in turn.
+ * sake; spaces that share one without having the same code empty it in turn, and
+ * one that has found its context emptied by another CLASHES times moves to the
+ * one that was not used for longest.
  *
  * Returns. An indirect jump for each return asks too much of the host's
  * predictor of such jumps when there is much code: a quarter of gcc's samples
@@ -91,6 +93,9 @@
 #define LIKELY_SAME 8
 /* Address spaces that share a place in `home`. */
 #define HOMES	    4u
+/* Two that work in turn (a server and its client) need contexts of their own; a
+ * process that takes the place of another does not. */
+#define CLASHES	    8u
 /* Contexts with at least so many pages of code pair calls and returns. */
 #define PAIR_PAGES  512
 #define LOG_BYTES   (IBTC_LOG * sizeof(uint16_t))
@@ -424,31 +429,39 @@ static unsigned new_home(struct bt *bt)
 	return oldest;
 }
 
-/* The context of an address space: the one that it was in, if that is known. */
-static unsigned home_of(struct bt *bt, uint64_t root)
+/* The home of an address space: where it was, if that is known. */
+static struct home *home_of(struct bt *bt, uint64_t root)
 {
 	unsigned h = (root * 0x9e3779b97f4a7c15ull >> 32) % CTX_HOMES & -HOMES;
 	unsigned to = h + bt->ctx_clock % HOMES;
 
 	for (unsigned i = h; i < h + HOMES; i++) {
 		if (bt->home[i].root == (root | 1))
-			return bt->home[i].ctx;
+			return &bt->home[i];
 		if (!bt->home[i].root)
 			to = i;
 	}
-	bt->home[to].ctx = new_home(bt);
-	bt->home[to].root = root | 1;
-	return bt->home[to].ctx;
+	bt->home[to] = (struct home){root | 1, new_home(bt), 0};
+	return &bt->home[to];
 }
 
 void ibtc_choose(struct bt *bt)
 {
-	unsigned k = home_of(bt, bt->v->cr3 & PAGE_MASK);
+	uint64_t root = bt->v->cr3 & PAGE_MASK;
+	struct home *h = home_of(bt, root);
+	unsigned k = h->ctx;
+	bool holds = set_holds(bt, &bt->set[k]);
 
-	if (!set_holds(bt, &bt->set[k]))
+	if (!holds && bt->set[k].root != root && ++h->clashes >= CLASHES) {
+		h->clashes = 0;
+		k = h->ctx = new_home(bt);
+		holds = set_holds(bt, &bt->set[k]);
+	}
+	if (!holds)
 		ibtc_flush(bt, VIEW_USER + k);
 	ret_clear(bt, true);
 	bt->set[k].used = ++bt->ctx_clock;
+	bt->set[k].root = root;
 	bt->stats.ctx_switches += k != bt->ctx;
 	bt->ctx = k;
 }
