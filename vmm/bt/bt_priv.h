@@ -78,6 +78,8 @@ struct recov {
 #define CCF_OFF	     4u	 /* not in the list of ppn any more */
 #define CCF_OFF2     8u	 /* not in the list of ppn2 any more */
 #define CCF_OWN	     16u /* depends on more than its bytes: no template */
+#define CCF_UNPAIRED                                                           \
+	32u /* has a call or a return that is not paired (ibtc.c) */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
@@ -176,6 +178,7 @@ struct site {
 	X(S, ibtc_fills, "indirect-branch table entries filled")               \
 	X(S, ibtc_flushes, "indirect-branch table flushes")                    \
 	X(S, ctx_switches, "changes to the table of another address space")    \
+	X(S, unpaired, "units dropped for calls that were not paired")         \
 	X(S, fast_exits, "exits handled without saving vector state")          \
 	X(S, entries, "entries into the translation cache")                    \
 	X(S, callouts, "callouts to the system semantics")                     \
@@ -331,6 +334,7 @@ struct bt {
 	unsigned pend_exit;
 	bool pend_ibtc;
 	bool irq_pending;
+	bool pair_due; /* the running context has just begun to pair */
 	struct lockstep *ls;
 	uint8_t *altstack;
 
@@ -490,6 +494,9 @@ static inline bool ccf_crosses(const struct ccf *c, unsigned e)
  * how many. */
 unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len);
 
+/* Drop those of a page and mode that have calls or returns which are not paired. */
+void tc_drop_unpaired(struct bt *bt, uint32_t ppn, uint8_t mode);
+
 /* ibtc.c */
 int ibtc_init(struct bt *bt);
 /* The table of view v, BT_IBTC_BYTES at `at`. */
@@ -502,6 +509,9 @@ void ibtc_fill(struct bt *bt, uint32_t id);
 void ibtc_clear(struct bt *bt, uint32_t id);
 /* Shall calls of code that is translated now be paired with their returns? */
 bool ret_pairs(const struct bt *bt);
+/* pair_due: what the context has from before shall be, too. Not while translated
+ * code is interrupted. */
+void ret_pair_all(struct bt *bt);
 /* Forget where returns go on: all of CPL 0 or of CPL 3; those to the CCF. */
 void ret_clear(struct bt *bt, bool user);
 void ret_forget(struct bt *bt, const struct ccf *c);

@@ -416,6 +416,28 @@ static bool ccf_overlaps(const struct ccf *c, uint32_t ppn, unsigned off,
 	       off < end - PAGE_SIZE;
 }
 
+void tc_drop_unpaired(struct bt *bt, uint32_t ppn, uint8_t mode)
+{
+	uint32_t *p = &bt->page_head[ppn];
+
+	while (*p) {
+		uint32_t id = *p;
+		const struct ccf *c = &bt->ccf[id];
+
+		if (c->flags & CCF_DEAD) {
+			page_cut(bt, p, ppn);
+		} else if (c->mode == mode && c->flags & CCF_UNPAIRED) {
+			ccf_kill(bt, id);
+			page_cut(bt, p, ppn);
+			bt->stats.unpaired++;
+		} else {
+			p = page_next(bt, id, ppn);
+		}
+	}
+	if (!bt->page_head[ppn])
+		p2m_set_code(bt->p2m, (ppn_t){ppn}, false);
+}
+
 unsigned tc_drop_page(struct bt *bt, uint32_t ppn, unsigned off, unsigned len)
 {
 	uint32_t *p = &bt->page_head[ppn];

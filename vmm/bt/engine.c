@@ -666,6 +666,8 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 			check_irq(bt);
 			continue;
 		}
+		if (bt->pair_due)
+			ret_pair_all(bt);
 		id = lookup(bt, v->rip, ppn);
 		if (!id)
 			id = translate_at(bt, v->rip, ppn);

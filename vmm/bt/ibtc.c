@@ -61,8 +61,10 @@
  * instructions for a call and its return, and where the predictor of jumps holds
  * all of a program's returns these are for nothing (fib took 1.2 times as long,
  * sqlite 1.08, python 1.05; gcc 0.8): only user code of PAIR_PAGES pages or more
- * is paired, with gcc at 2600 and the others at 500 at most. Code that is
- * paired and code that is not may call each other.
+ * is paired, with gcc at 2600 and the others at little more than 500. What such a
+ * program has from before is dropped then, and translated anew where it still
+ * runs: what comes first is used most (gcc 0.96). Code that is paired and code
+ * that is not may call each other.
  *
  * Memory. The table is 512 KiB a view, and its entries are scattered over it. It
  * is a private mapping of a few pages full of misses, over and over, so that
@@ -97,7 +99,7 @@
  * process that takes the place of another does not. */
 #define CLASHES	    8u
 /* Contexts with at least so many pages of code pair calls and returns. */
-#define PAIR_PAGES  512
+#define PAIR_PAGES  1024
 #define LOG_BYTES   (IBTC_LOG * sizeof(uint16_t))
 #define CROSS_BYTES (CROSS_LOG * sizeof(uint32_t))
 
@@ -250,6 +252,15 @@ bool ret_pairs(const struct bt *bt)
 	       ((bt->mode & MODE_USER) && bt->set[bt->ctx].n >= PAIR_PAGES);
 }
 
+void ret_pair_all(struct bt *bt)
+{
+	const struct exec_set *s = &bt->set[bt->ctx];
+
+	bt->pair_due = false;
+	for (unsigned i = 0; i < s->n && ret_pairs(bt); i++)
+		tc_drop_unpaired(bt, s->page[i].ppn, bt_key(bt));
+}
+
 void ret_clear(struct bt *bt, bool user)
 {
 	uint64_t *r = bt->v->bt_ret[user];
@@ -307,6 +318,7 @@ static void set_add(struct bt *bt, unsigned v, uint64_t vpage, uint32_t ppn)
 	s->page[s->n++].ppn = ppn;
 	*slot = s->n;
 	s->gen++;
+	bt->pair_due |= s->n == PAIR_PAGES;
 	/* It has just been walked for (exec.c): what held still does. */
 	if (s->ok[k].epoch == epoch && s->ok[k].gen == s->gen - 1)
 		s->ok[k].gen = s->gen;

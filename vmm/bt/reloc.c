@@ -103,6 +103,12 @@ static bool fits_at(const struct ccf *c, uint8_t tmpl, uint64_t rip)
 	       !near_border(rip, c->reach);
 }
 
+/* What is not paired is no longer wanted where calls are. */
+static bool pairs_as_now(const struct bt *bt, const struct ccf *c)
+{
+	return !(c->flags & CCF_UNPAIRED) || !ret_pairs(bt);
+}
+
 static unsigned width(enum kind k)
 {
 	return k == R_GUEST64 || k == R_MINUS_GUEST ? 8 : 4;
@@ -391,7 +397,7 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 	c->cold = old.cold;
 	c->recov = old.recov;
 	c->next_page = old.next_page;
-	c->flags = 0;
+	c->flags = a->flags & CCF_UNPAIRED;
 	c->incoming = c->ibtc_next = 0;
 	c->in_ibtc = c->reached = false;
 	c->tmpl = 0;
@@ -604,7 +610,8 @@ static bool move_page(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from)
 
 		fetch_unit(bt, g, all, i);
 		/* One that is there twice has been moved the second time. */
-		if (!in_group(bt, g, old, id) || !fits_at(c, c->move, to))
+		if (!in_group(bt, g, old, id) || !fits_at(c, c->move, to) ||
+		    !pairs_as_now(bt, c))
 			continue;
 		move_unit(bt, id, to);
 		g->id[n++] = id;
@@ -635,7 +642,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		return 0;
 	a = &bt->ccf[t->src];
 	if (!is_same(bt, t->src, rip, ppn, bt->mode) || !a->tmpl ||
-	    !fits_at(a, a->tmpl, rip))
+	    !fits_at(a, a->tmpl, rip) || !pairs_as_now(bt, a))
 		return 0;
 	i = recycle(bt, t, a, from);
 	if (i < TMPL_COPIES) {

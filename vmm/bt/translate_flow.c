@@ -85,11 +85,18 @@ static int32_t ret_disp(struct tr *t, uint64_t rip)
 			 (uint8_t *)t->bt->v);
 }
 
+static bool pairs(const struct tr *t)
+{
+	if (!ret_pairs(t->bt))
+		t->c->flags |= CCF_UNPAIRED;
+	return ret_pairs(t->bt);
+}
+
 /* A return to an address that is not canonical faults as a return: there is no
  * pad for that (undo_branch). */
 static bool pairs_call(const struct tr *t, uint64_t next)
 {
-	return ret_pairs(t->bt) && gva_canonical(next);
+	return pairs(t) && gva_canonical(next);
 }
 
 /* After the push of the return address next (ibtc.c): call what is emitted after
@@ -205,7 +212,7 @@ bool gen_flow(struct tr *t, unsigned k)
 		emit_pop(&t->e, S0);
 		if (in->i.operand_count_visible)
 			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
-		if (ret_pairs(t->bt))
+		if (pairs(t))
 			gen_paired_ret(t);
 		else
 			gen_jmp_s0(t);

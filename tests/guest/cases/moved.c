@@ -2,7 +2,9 @@
 /*
  * The same pages of user code at many addresses, one after the other and
  * in turn: PC-relative operands, return addresses, jumps within and across
- * pages, loops, slots and their borders, code that changes in between.
+ * pages, loops, slots and their borders, code that changes in between; and a
+ * program of so many pages that its calls are made in another way from the middle
+ * of it on (vmm/bt/ibtc.c).
  */
 #include "tests/guest/rt/enc.h"
 
@@ -24,6 +26,16 @@ asm(".pushsection .snip,\"awx\",@progbits\n.globl moved, moved_end, moved_ret,"
     "moved_imm: mov $0x1111, %r8d\n int $0x81\n"
     ".balign 4096\nmoved_end: .popsection");
 extern u8 moved[], moved_end[], moved_ret[], moved_here[], moved_imm[];
+
+/* One of many: calls the next, as the table at rdi says. */
+asm(".pushsection .snip,\"awx\",@progbits\n"
+    ".globl nest, nest_here, nest_last, nest_start, nest_end\n"
+    "nest: add $8, %rdi\n call *(%rdi)\n"
+    "nest_here: lea nest_here(%rip), %rax\n add %rax, %rbx\n ret\n"
+    "nest_last: inc %rcx\n ret\n"
+    "nest_start: call *(%rdi)\n int $0x81\n"
+    "nest_end: .popsection");
+extern u8 nest[], nest_here[], nest_last[], nest_start[], nest_end[];
 
 static u8 *code, *data, *second;
 static u64 runs;
@@ -159,6 +171,41 @@ static void with_another(u32 imm)
 	write_cr3(home);
 }
 
+/* The same page 1100 times, each calling the next. */
+static void many_pages(void)
+{
+	enum { N = 1100, TABLE = 3, STACK = 4 };
+	u64 base = slot_va(9, 0x40000000), table = base + 2048 * PG, want = 0;
+	u64 stack = table + 16 * PG, *t = (u64 *)pages_alloc(TABLE, PG);
+	u8 *page = page_alloc();
+	struct regs r;
+
+	part("many pages");
+	memcpy(page, nest, nest_end - nest);
+	for (unsigned i = 0; i < N; i++) {
+		map_page(base + i * PG, page, URW);
+		t[i] = base + i * PG;
+		want += t[i] + (nest_here - nest);
+	}
+	t[N] = base + (nest_last - nest);
+	for (unsigned i = 0; i < TABLE; i++)
+		map_page(table + i * PG, (u8 *)t + i * PG, URW);
+	for (unsigned i = 0; i < STACK; i++)
+		map_page(stack + i * PG, page_alloc(), URW);
+	for (unsigned i = 0; i < 4; i++) {
+		regs_user(&r, (void *)(base + (nest_start - nest)));
+		r.rdi = table;
+		r.rbx = r.rcx = 0;
+		r.rsp = stack + STACK * PG;
+		run(&r);
+		CHECK_EQ(r.vec, VEC_DONE);
+		CHECK_EQ(r.rbx, want);
+		CHECK_EQ(r.rcx, 1);
+		CHECK_EQ(r.rdi, table + 8 * N);
+		CHECK_EQ(r.rsp, stack + STACK * PG);
+	}
+}
+
 int main(void)
 {
 	static u64 vas[12];
@@ -190,6 +237,7 @@ int main(void)
 	}
 	in_spaces(imm);
 	with_another(imm);
+	many_pages();
 	printf("%lu runs\n", runs);
 	return 0;
 }
