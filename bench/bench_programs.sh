@@ -14,8 +14,8 @@
 #
 # Seconds are medians; a ratio is the median of the rounds' ratios, which holds
 # when the machine's speed drifts; low and high are the least and largest of
-# them. Native is the whole CPU: where it has AVX-512, which guests do not see,
-# -A tells what that is worth.
+# them. Native is the whole CPU; where it has AVX-512, -A tells what that is
+# worth.
 #
 # Status 0: every result is the native one, each program is within its floor
 # against native and faster than under QEMU, and guests' clocks keep time; 1
@@ -123,14 +123,12 @@ case " ${progs[*]} " in
 esac
 case " ${who[*]} " in
 *" no512 "*)
-	echo "natively without AVX-512 (which guests do not see), against native:"
+	echo "natively without AVX-512, against native:"
 	for f in $(figures); do
 		printf '%-14s %8s\n' "$f" "$(ratio "$f" no512 native)"
 	done
 	grep -qw avx512f /proc/cpuinfo ||
 		echo "(this CPU has no AVX-512: only noise)" ;;
-*) grep -qw avx512f /proc/cpuinfo &&
-	echo "native programs may use AVX-512, guests cannot (-A tells)" ;;
 esac
 awk -v b="$BUSY" '$5 < b && $5 > 0 {n++} END { if (n)
 	printf "%d of %d figures come from disturbed runs\n", n, NR }' "$RECORDS"

@@ -60,7 +60,7 @@ memory_of() # PROGRAM: MiB
 }
 
 # command_of WHO PROGRAM: sets cmd. WHO is native, no512 (natively, without
-# AVX-512, which guests do not see), qemu, or anything else with a Sardine in
+# AVX-512), qemu, or anything else with a Sardine in
 # sardine_of[WHO].
 declare -A sardine_of=([sardine]=$SARDINE)
 no512=GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ

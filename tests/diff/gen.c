@@ -203,6 +203,47 @@ static void candidate_vex(struct cand *c, struct rng *r, enum form f,
 	add_modrm(c, r, f, at, tail);
 }
 
+/* Displacements of one byte count in units of up to 64: within the arena. */
+static void add_modrm_disp8(struct cand *c, struct rng *r, enum form f,
+			    bool code32)
+{
+	unsigned reg = below(r, 8) << 3;
+
+	if (f == FORM_BASE) { /* [r15 + disp8 * n], [ebp + ..] */
+		add(c, 0x40 | reg | (code32 ? 5 : 7));
+	} else { /* [r15 + r14*s + disp8 * n], [ebp + ebx*s + ..] */
+		add(c, 0x44 | reg);
+		add(c, below(r, 4) << 6 | (code32 ? 3 << 3 | 5 : 6 << 3 | 7));
+	}
+	add(c, rnd(r));
+}
+
+static void candidate_evex(struct cand *c, struct rng *r, enum form f,
+			   uint64_t at, unsigned tail, bool code32)
+{
+	unsigned b = f == FORM_REG ? rnd(r) & 0x20 : form_b(f) ? 0 : 0x20;
+	unsigned x = f == FORM_REG	  ? rnd(r) & 0x40
+		     : f == FORM_BASE_INDEX ? 0
+					    : 0x40;
+	unsigned vvvv = below(r, 3) ? rnd(r) & 0x78 : 0x78;
+	unsigned aaa = below(r, 3) ? below(r, 8) : 0;
+	unsigned bits = rnd(r) & 0x90, vl = below(r, 16) ? below(r, 3) : 3;
+
+	add(c, 0x62);
+	add(c, (code32 ? 0xf0 : bits | x | b) | (1 + below(r, 3)));
+	add(c, (rnd(r) & 0x83) | (code32 ? vvvv | 0x40 : vvvv) | 4);
+	add(c, (aaa ? rnd(r) & 0x80 : 0) | vl << 5 |
+		       (below(r, 3) ? 0 : 0x10) |
+		       (code32 || vvvv == 0x78 || below(r, 2) ? 8 : 0) | aaa);
+	add(c, rnd(r));
+	if ((f == FORM_BASE || f == FORM_BASE_INDEX) && below(r, 2))
+		add_modrm_disp8(c, r, f, code32);
+	else if (code32)
+		add_modrm32(c, r, f);
+	else
+		add_modrm(c, r, f, at, tail);
+}
+
 static void candidate_32(struct cand *c, struct rng *r, enum form f,
 			 unsigned what)
 {
@@ -285,6 +326,24 @@ static unsigned kind_of(const ZydisDecodedInstruction *i)
 	case ZYDIS_ISA_SET_PENTIUMMMX: case ZYDIS_ISA_SET_SSE2MMX:
 	case ZYDIS_ISA_SET_SSSE3MMX: case ZYDIS_ISA_SET_SSE3X87:
 		return GEN_X87;
+#define LENGTHS(set) set##_128: case set##_256: case set##_512
+	case LENGTHS(ZYDIS_ISA_SET_AVX512F): case ZYDIS_ISA_SET_AVX512F_128N:
+	case LENGTHS(ZYDIS_ISA_SET_AVX512BW): case ZYDIS_ISA_SET_AVX512BW_128N:
+	case LENGTHS(ZYDIS_ISA_SET_AVX512DQ): case ZYDIS_ISA_SET_AVX512DQ_128N:
+	case LENGTHS(ZYDIS_ISA_SET_AVX512CD): case ZYDIS_ISA_SET_AVX512F_KOP:
+	case ZYDIS_ISA_SET_AVX512BW_KOP: case ZYDIS_ISA_SET_AVX512DQ_KOP:
+	case ZYDIS_ISA_SET_AVX512F_SCALAR: case ZYDIS_ISA_SET_AVX512DQ_SCALAR:
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_IFMA):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_VBMI):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_VBMI2):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_VNNI):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_BITALG):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_VPOPCNTDQ):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_GFNI):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_VAES):
+	case LENGTHS(ZYDIS_ISA_SET_AVX512_VPCLMULQDQ):
+#undef LENGTHS
+		return GEN_AVX512;
 	default:
 		return 0;
 	}
@@ -380,7 +439,8 @@ static bool acceptable(const struct cand *c, unsigned kinds, unsigned *len)
 	if (!(kind_of(&i) & kinds) || banned(&i))
 		return false;
 	if (i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	    i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+	    i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	    i.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
 		return false;
 	for (unsigned k = 0; k < i.operand_count; k++)
 		if (!operand_ok(&i, &ops[k], ops))
@@ -454,7 +514,11 @@ static void make_candidate(struct cand *c, struct rng *r, unsigned kinds,
 	unsigned tail = tails[below(r, 4)], what = below(r, 12);
 
 	c->n = 0;
-	if (kinds & GEN_CODE32)
+	if ((kinds & GEN_AVX512) && what < 7)
+		candidate_evex(c, r, f, at, tail, kinds & GEN_CODE32);
+	else if ((kinds & GEN_AVX512) && what < 9 && !(kinds & GEN_CODE32))
+		candidate_vex(c, r, f, at, tail);
+	else if (kinds & GEN_CODE32)
 		candidate_32(c, r, f, what);
 	else if ((kinds & GEN_AVX) && what < 4)
 		candidate_vex(c, r, f, at, tail);
@@ -554,6 +618,30 @@ static void gather_group(struct gen_code *c, struct rng *r)
 	add(&k, op);
 	add(&k, 0x84 | d << 3);
 	add(&k, below(r, 4) << 6 | i << 3 | (c->code32 ? 5 : 7));
+	append_disp(c, &k, displacement(r));
+}
+
+/* Small indices, then an EVEX gather or scatter of any kind. */
+static void scatter_group(struct gen_code *c, struct rng *r)
+{
+	unsigned regs = c->code32 ? 8 : 32;
+	unsigned d = below(r, regs), i = (d + 1 + below(r, regs - 1)) % regs;
+	unsigned op = (below(r, 2) ? 0x90 : 0xa0) + below(r, 4);
+	bool q = op & 1;
+	struct cand k = {.n = 0};
+
+	/* vpsrld/q zmm_i, zmm_i, 22 or 54 */
+	INSN(c, 0x62, 0x91 | (~i >> 4 & 1) << 6 | (~i >> 3 & 1) << 5,
+	     (q ? 0x85 : 5) | (~i & 15) << 3, 0x40 | (~i >> 4 & 1) << 3,
+	     q ? 0x73 : 0x72, 0xd0 | (i & 7), q ? 54 : 22);
+	add(&k, 0x62);
+	add(&k, (~d >> 3 & 1) << 7 | (~i >> 3 & 1) << 6 |
+			(c->code32 ? 0x20 : 0) | (~d >> 4 & 1) << 4 | 2);
+	add(&k, (rnd(r) & 0x80) | 0x7d);
+	add(&k, below(r, 3) << 5 | (~i >> 4 & 1) << 3 | (1 + below(r, 7)));
+	add(&k, op);
+	add(&k, 0x84 | (d & 7) << 3);
+	add(&k, below(r, 4) << 6 | (i & 7) << 3 | (c->code32 ? 5 : 7));
 	append_disp(c, &k, displacement(r));
 }
 
@@ -675,6 +763,8 @@ static bool special_group(struct gen_code *c, struct rng *r, unsigned kinds,
 		mxcsr_group(c, r);
 	else if (what < 8 && (kinds & GEN_FLOW))
 		stack_group(c, r);
+	else if (what == 11 && (kinds & GEN_AVX512))
+		scatter_group(c, r);
 	else if (what < 11 && (kinds & GEN_FLOW) && !s->groups)
 		jump_group(c, r, s);
 	else
@@ -823,6 +913,8 @@ void gen_state(uint64_t seed, unsigned kinds, struct gen_state *s)
 	s->rflags = 0x202 | (rnd(&r) & 0x8d5);
 	s->vector = 0;
 	fill_fpu(&r, seed, s->fpu);
+	for (unsigned k = 0; k < GEN_WIDE_BYTES; k += 8)
+		fill_lane(&r, s->wide + k);
 	for (unsigned k = 0; k < GEN_ARENA_SIZE; k += 8)
 		fill_lane(&r, s->arena + k);
 }

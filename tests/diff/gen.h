@@ -31,6 +31,7 @@
 #define GEN_FLOW       64u /* forward jumps, calls, returns, POPF, ENTER */
 #define GEN_ALL	       (31u | GEN_FLOW)
 #define GEN_CODE32     32u /* 32-bit code; not part of ALL */
+#define GEN_AVX512     128u /* nor is this: EVEX, mask registers */
 
 struct gen_code {
 	unsigned n;   /* instructions, HLT included */
@@ -42,12 +43,16 @@ struct gen_code {
 
 /* XSAVE image, standard format: 832 bytes (x87, SSE, AVX). */
 #define GEN_FPU_BYTES 832
+/* K0-7, the upper halves of ZMM0-15, ZMM16-31. */
+#define GEN_WIDE_BYTES (64 + 512 + 1024)
 struct gen_state {
 	uint64_t gpr[16]; /* RAX RCX RDX RBX RSP RBP RSI RDI R8.. */
 	uint64_t rip, rflags;
 	uint8_t fpu[GEN_FPU_BYTES] __attribute__((aligned(64)));
+	uint8_t wide[GEN_WIDE_BYTES]; /* no matter without AVX-512 */
 	uint8_t arena[GEN_ARENA_SIZE];
 	unsigned vector; /* out: the exception that ended it (13 for HLT) */
+	uint64_t cr2;	 /* out: with vector 14 */
 };
 
 void gen_code(uint64_t seed, unsigned n, unsigned kinds, struct gen_code *c);

@@ -15,6 +15,8 @@
 #include <sys/ucontext.h>
 #include <unistd.h>
 
+#include "tests/diff/wide.h"
+
 static const int greg_of[16] = {
 	REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
 	REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
@@ -24,10 +26,10 @@ static const struct gen_state *enter;
 static unsigned enter_code32;
 static struct gen_state *leave;
 static gregset_t own_gregs;
-static uint8_t own_fpu[GEN_FPU_BYTES];
+static uint8_t own_fpu[GEN_FPU_BYTES], own_wide[GEN_WIDE_BYTES];
 static volatile sig_atomic_t inside;
 
-static void fpu_in(ucontext_t *u, const uint8_t *image)
+static void fpu_in(ucontext_t *u, const uint8_t *image, const uint8_t *wide)
 {
 	uint8_t *f = (uint8_t *)u->uc_mcontext.fpregs;
 	uint8_t keep[48];
@@ -40,9 +42,10 @@ static void fpu_in(ucontext_t *u, const uint8_t *image)
 	memcpy(&bv, f + 512, 8);
 	bv |= 7;
 	memcpy(f + 512, &bv, 8);
+	wide_in(f, wide);
 }
 
-static void fpu_out(const ucontext_t *u, uint8_t *image)
+static void fpu_out(const ucontext_t *u, uint8_t *image, uint8_t *wide)
 {
 	const uint8_t *f = (const uint8_t *)u->uc_mcontext.fpregs;
 	uint64_t bv;
@@ -59,6 +62,7 @@ static void fpu_out(const ucontext_t *u, uint8_t *image)
 		memset(image + 160, 0, 256);
 	if (!(bv & 4))
 		memset(image + 576, 0, 256);
+	wide_out(f, wide);
 }
 
 static void on_enter(int sig, siginfo_t *si, void *uc)
@@ -67,14 +71,14 @@ static void on_enter(int sig, siginfo_t *si, void *uc)
 	greg_t *g = u->uc_mcontext.gregs;
 
 	memcpy(own_gregs, g, sizeof(own_gregs));
-	fpu_out(u, own_fpu);
+	fpu_out(u, own_fpu, own_wide);
 	for (int k = 0; k < 16; k++)
 		g[greg_of[k]] = enter->gpr[k];
 	g[REG_RIP] = enter->rip;
 	g[REG_EFL] = enter->rflags;
 	if (enter_code32)
 		g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffll) | USER32_CS;
-	fpu_in(u, enter->fpu);
+	fpu_in(u, enter->fpu, enter->wide);
 	inside = 1;
 }
 
@@ -93,9 +97,10 @@ static void on_exception(int sig, siginfo_t *si, void *uc)
 	leave->rip = g[REG_RIP];
 	leave->rflags = g[REG_EFL];
 	leave->vector = g[REG_TRAPNO];
-	fpu_out(u, leave->fpu);
+	leave->cr2 = leave->vector == 14 ? g[REG_CR2] : 0;
+	fpu_out(u, leave->fpu, leave->wide);
 	memcpy(g, own_gregs, sizeof(own_gregs));
-	fpu_in(u, own_fpu);
+	fpu_in(u, own_fpu, own_wide);
 }
 
 /* Each time anew: test frameworks put their own handlers in between. */

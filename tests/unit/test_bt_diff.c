@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "tests/diff/gen.c"
+#include "tests/diff/wide.h"
 
 #include "vmm/cpu/interp.h"
 
@@ -50,7 +51,7 @@ static void make_side(struct side *s, const struct engine_ops *e,
 	for (unsigned n = 0; n < 32; n++)
 		poke(f, HANDLER + 16 * n, "\xf4", 1);
 	f->v->cr4 |= CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
-	f->v->xcr0 = 7;
+	f->v->xcr0 = xstate()->avx512 ? XCR0_ALL : 7;
 }
 
 static void drop_side(struct side *s)
@@ -88,6 +89,7 @@ static void put_state(struct fix *f, const struct gen_code *c,
 	v->rip = in->rip;
 	v->rflags = in->rflags;
 	memcpy(v->fpu, in->fpu, GEN_FPU_BYTES);
+	wide_in(v->fpu, in->wide);
 	v->halted = 0;
 }
 
@@ -103,6 +105,7 @@ static void get_state(struct fix *f, struct gen_state *out)
 	out->rflags = peek64(f, at + 16);
 	out->gpr[R_RSP] = peek64(f, at + 24);
 	memcpy(out->fpu, v->fpu, GEN_FPU_BYTES);
+	wide_out(v->fpu, out->wide);
 	assert_int_equal(
 		p2m_copy_out(f->vm.p2m, ARENA_GPA, out->arena, GEN_ARENA_SIZE),
 		0);
@@ -148,6 +151,12 @@ static const char *compare(const struct gen_state *a, const struct gen_state *b,
 		if (a->fpu[k] != b->fpu[k]) {
 			snprintf(buf, len, "image+%u: interp %02x bt %02x", k,
 				 a->fpu[k], b->fpu[k]);
+			return buf;
+		}
+	for (unsigned k = 0; k < GEN_WIDE_BYTES; k++)
+		if (a->wide[k] != b->wide[k]) {
+			snprintf(buf, len, "wide+%u: interp %02x bt %02x", k,
+				 a->wide[k], b->wide[k]);
 			return buf;
 		}
 	for (unsigned k = 0; k < GEN_ARENA_SIZE; k++)
@@ -282,6 +291,13 @@ static void test_x87(void **state)
 	diff(&(struct vm_config){0}, GEN_X87, 20, 3);
 }
 
+static void test_avx512(void **state)
+{
+	if (!xstate()->avx512)
+		skip();
+	diff(&(struct vm_config){0}, GEN_SSE | GEN_AVX | GEN_AVX512, 40, 0);
+}
+
 static void test_all(void **state)
 {
 	diff(&(struct vm_config){0}, GEN_ALL, 60, 4);
@@ -320,7 +336,7 @@ int main(void)
 		T(test_int),	    T(test_string), T(test_vector),
 		T(test_x87),	    T(test_all),    T(test_single),
 		T(test_tiny_cache), T(test_code32), T(test_paired),
-		T(test_touched),
+		T(test_touched),    T(test_avx512),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include <x86intrin.h>
 
 #include "tests/unit/sys_fixture.h"
+#include "vmm/cpu/xstate.h"
 
 static struct cpuid_regs id(struct fix *f, uint32_t leaf, uint32_t sub)
 {
@@ -53,23 +54,21 @@ static void never_shown(void **state)
 {
 	struct fix *f = *state;
 	struct cpuid_regs r1 = id(f, 1, 0), r7 = id(f, 7, 0);
-	const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 21 | 1u << 26 |
-				1u << 27 | 1u << 28 | 1u << 30 | 1u << 31;
 
-	assert_false(r1.ecx & (1u << 3 | 1u << 5)); /* MONITOR, VMX */
-	assert_false(r1.edx & (1u << 28));	    /* HTT: one thread */
-	assert_false(r7.ebx & avx512);
+	assert_false(r1.ecx & (1u << 3 | 1u << 5));   /* MONITOR, VMX */
+	assert_false(r1.edx & (1u << 28));	      /* HTT: one thread */
+	assert_false(r7.ebx & (1u << 26 | 1u << 27)); /* AVX512PF, ER */
 	assert_false(r7.ebx & (1u << 4 | 1u << 11 | 1u << 20 | 1u << 14));
 	assert_false(r7.ecx & (1u << 3 | 1u << 7 | 1u << 16));
-	assert_false(r7.edx & (7u << 22 | 1u << 20)); /* AMX, IBT */
+	assert_false(r7.edx & (7u << 22 | 1u << 20)); /* AMX, FP16, IBT */
+	assert_false(r7.edx & (1u << 2 | 1u << 3 | 1u << 8)); /* AVX512_* */
 	assert_int_equal(r7.eax, 2);
 	assert_int_equal(id(f, 7, 1).eax | id(f, 7, 1).edx, 0);
 	assert_int_equal(id(f, 7, 2).edx, 1 << 4); /* BHI_CTRL */
 	assert_int_equal(id(f, 7, 3).edx, 0);
 	assert_false(id(f, 0xd, 1).eax & ~2u); /* XSAVEC alone */
 	for (unsigned i = 0; i < FEAT_NR; i++)
-		if (i == FEAT_SMAP || i == FEAT_AVX512 || i == FEAT_MONITOR ||
-		    i == FEAT_XSAVEOPT)
+		if (i == FEAT_SMAP || i == FEAT_MONITOR || i == FEAT_XSAVEOPT)
 			assert_false(cpu_has(f->v, i));
 }
 
@@ -115,6 +114,33 @@ static void bits_and_has_agree(void **state)
 			 cpu_has(f->v, FEAT_XSAVEC));
 }
 
+/* AVX-512 is shown whole or not at all, and only if the host's kernel has it
+ * enabled. */
+static void avx512(void **state)
+{
+	const uint32_t base = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 |
+			      1u << 31,
+		       more7b = 1u << 21,
+		       more7c = 1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 |
+				1u << 14;
+	struct fix *f = *state;
+	struct cpuid_regs g = id(f, 7, 0);
+	uint32_t xcr0 = id(f, 0xd, 0).eax;
+
+	if (!cpu_has(f->v, FEAT_AVX512)) {
+		assert_false(g.ebx & (base | more7b));
+		assert_false(g.ecx & more7c);
+		assert_false(xcr0 & XCR0_AVX512);
+		assert_int_equal(id(f, 0xd, 5).eax, 0);
+		return;
+	}
+	assert_int_equal(g.ebx & base, base);
+	assert_int_equal(g.ebx >> 21 & 1, cpu_has(f->v, FEAT_IFMA));
+	assert_int_equal(g.ecx >> 1 & 1, cpu_has(f->v, FEAT_VBMI));
+	assert_int_equal(xcr0, XCR0_ALL);
+	assert_int_equal(xstate()->host_xcr0 & XCR0_ALL, XCR0_ALL);
+}
+
 static void follows_state(void **state)
 {
 	struct fix *f = *state;
@@ -143,21 +169,39 @@ static void xsave(void **state)
 	long_mode(f);
 	v->cr4 |= CR4_OSXSAVE;
 	r = id(f, 0xd, 0);
-	assert_int_equal(r.eax, 7);
+	assert_int_equal(r.eax, cpu_has(v, FEAT_AVX512) ? XCR0_ALL : 7);
 	assert_int_equal(r.edx, 0);
-	assert_int_equal(r.ecx, 832);
 	assert_int_equal(r.ebx, 576); /* reset: XCR0 = 1 */
-	assert_int_equal(cpu_xsetbv(v, 0, r.eax), CPU_OK);
+	assert_int_equal(cpu_xsetbv(v, 0, 7), CPU_OK);
 	assert_int_equal(id(f, 0xd, 0).ebx, 832);
 	assert_int_equal(id(f, 0xd, 1).ebx, 832);
-	r = id(f, 0xd, 2);
-	assert_int_equal(r.eax + r.ebx, id(f, 0xd, 0).ecx);
+	assert_int_equal(id(f, 0xd, 2).ebx, 576);
 	assert_int_equal(id(f, 0xd, 3).eax, 0);
-	assert_true(v->fpu_size >= 832);
+	assert_true(v->fpu_size >= 832 && v->fpu_size >= r.ecx);
 	assert_int_equal((uintptr_t)v->fpu & 63, 0);
-	/* what is not in EAX is refused */
+	assert_int_equal(cpu_xsetbv(v, 0, r.eax), CPU_OK);
+	assert_int_equal(id(f, 0xd, 0).ebx, r.ecx);
+	/* the components are apart, and as large as they are everywhere */
+	for (unsigned n = 2, end = 576, sum = 576; n < 8; n++) {
+		struct cpuid_regs c = id(f, 0xd, n);
+
+		assert_int_equal(!!c.eax, r.eax >> n & 1);
+		if (!c.eax)
+			continue;
+		assert_true(c.ebx >= end);
+		assert_int_equal(c.ecx, 0); /* no alignment when compacted */
+		end = c.ebx + c.eax;
+		sum += c.eax;
+		if (end == r.ecx)
+			assert_int_equal(id(f, 0xd, 1).ebx, sum);
+	}
+	/* what is not in EAX is refused, and the parts of AVX-512 */
 	for (unsigned bit = 3; bit < 64; bit++)
 		assert_exc(cpu_xsetbv(v, 0, 7 | 1ull << bit), EXC_GP, 0);
+	for (unsigned part = 0x20; part < 0xe0; part += 0x20)
+		assert_exc(cpu_xsetbv(v, 0, 7 | part), EXC_GP, 0);
+	assert_exc(cpu_xsetbv(v, 0, 0xe3), EXC_GP, 0);
+	assert_int_equal(cpu_xsetbv(v, 0, 7), CPU_OK);
 	assert_exc(cpu_xsetbv(v, 0, 5), EXC_GP, 0);
 	assert_exc(cpu_xsetbv(v, 0, 6), EXC_GP, 0);
 	assert_exc(cpu_xsetbv(v, 1, 7), EXC_GP, 0);
@@ -286,8 +330,8 @@ int main(void)
 		TEST(model),	      TEST(never_shown),
 		TEST(masked_by_host), TEST(bits_and_has_agree),
 		TEST(follows_state),  TEST(xsave),
-		TEST(topology),	      TEST(frequency),
-		TEST(cr4_matches),
+		TEST(avx512),	      TEST(topology),
+		TEST(frequency),      TEST(cr4_matches),
 	};
 	return cmocka_run_group_tests_name("cpuid", tests, NULL, NULL);
 }

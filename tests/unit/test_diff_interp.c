@@ -11,6 +11,7 @@
 
 #include "tests/diff/gen.c"
 #include "tests/diff/ref.c"
+#include "tests/diff/wide.h"
 
 #include "vmm/cpu/interp.h"
 
@@ -34,7 +35,7 @@ static int setup(void **state)
 	map_range(f, GEN_CODE, CODE_GPA, GEN_CODE_SIZE);
 	map_range(f, GEN_ARENA, ARENA_GPA, GEN_ARENA_SIZE);
 	f->v->cr4 |= CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
-	f->v->xcr0 = 7;
+	f->v->xcr0 = xstate()->avx512 ? XCR0_ALL : 7;
 	return ref_init();
 }
 
@@ -64,6 +65,7 @@ static void interp_code(struct fix *f, const struct gen_code *c,
 	v->rip = in->rip;
 	v->rflags = in->rflags;
 	memcpy(v->fpu, in->fpu, GEN_FPU_BYTES);
+	wide_in(v->fpu, in->wide);
 	do {
 		st = interp_step_raw(v);
 	} while (st == CPU_OK && ++steps < 100000);
@@ -71,11 +73,13 @@ static void interp_code(struct fix *f, const struct gen_code *c,
 		fail_msg("status %d at rip %lx: %s", st, v->rip,
 			 v->exit_reason);
 	out->vector = v->exc.vector;
+	out->cr2 = out->vector == EXC_PF ? v->exc.cr2 : 0;
 	v->exc.pending = false;
 	memcpy(out->gpr, v->gpr, sizeof(out->gpr));
 	out->rip = v->rip;
 	out->rflags = v->rflags;
 	memcpy(out->fpu, v->fpu, GEN_FPU_BYTES);
+	wide_out(v->fpu, out->wide);
 	assert_int_equal(
 		p2m_copy_out(f->vm.p2m, ARENA_GPA, out->arena, GEN_ARENA_SIZE),
 		0);
@@ -88,6 +92,10 @@ static const char *compare(const struct gen_state *a, const struct gen_state *b,
 	if (a->vector != b->vector || a->rip != b->rip) {
 		snprintf(buf, len, "cpu: #%u at %lx, interp: #%u at %lx",
 			 a->vector, a->rip, b->vector, b->rip);
+		return buf;
+	}
+	if (a->cr2 != b->cr2) {
+		snprintf(buf, len, "cr2: cpu %lx interp %lx", a->cr2, b->cr2);
 		return buf;
 	}
 	for (unsigned k = 0; k < 16; k++)
@@ -109,6 +117,12 @@ static const char *compare(const struct gen_state *a, const struct gen_state *b,
 			memcpy(&y, b->fpu + k, 8);
 			snprintf(buf, len, "image+%u: cpu %016lx interp %016lx",
 				 k, x, y);
+			return buf;
+		}
+	for (unsigned k = 0; k < GEN_WIDE_BYTES; k++)
+		if (a->wide[k] != b->wide[k]) {
+			snprintf(buf, len, "wide+%u: cpu %02x interp %02x", k,
+				 a->wide[k], b->wide[k]);
 			return buf;
 		}
 	for (unsigned k = 0; k < GEN_ARENA_SIZE; k++)
@@ -222,13 +236,107 @@ static void test_all_32(void **state)
 	diff(*state, GEN_ALL | GEN_CODE32, 40, 7);
 }
 
+static void test_avx512(void **state)
+{
+	if (!xstate()->avx512)
+		skip();
+	diff(*state, GEN_AVX512 | GEN_AVX | GEN_SSE, 40, 0);
+}
+
+static void test_avx512_32(void **state)
+{
+	if (!xstate()->avx512)
+		skip();
+	diff(*state, GEN_AVX512 | GEN_AVX | GEN_SSE | GEN_CODE32, 40, 1);
+}
+
+/* Instruction k of c, if it has a memory operand [r15 + disp], alone, such that
+ * the operand begins at `at`. */
+static bool alone(const struct gen_code *c, unsigned k, uint64_t at,
+		  struct gen_code *out)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	unsigned len = c->off[k + 1] - c->off[k];
+	ZydisDecodedInstruction i;
+	ZydisDecoder d;
+
+	init_decoder(&d, false);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, c->bytes + c->off[k], len,
+						 &i, ops)) ||
+	    i.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		return false;
+	for (unsigned j = 0; j < i.operand_count; j++) {
+		const ZydisDecodedOperandMem *m = &ops[j].mem;
+
+		if (ops[j].type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		if (m->type != ZYDIS_MEMOP_TYPE_MEM ||
+		    m->base != ZYDIS_REGISTER_R15 ||
+		    m->index != ZYDIS_REGISTER_NONE)
+			return false;
+		memcpy(out->bytes, c->bytes + c->off[k], len);
+		out->bytes[len] = 0xf4;
+		out->n = 2;
+		out->off[1] = len;
+		out->len = out->off[2] = len + 1;
+		in.gpr[15] = at - m->disp.value;
+		return true;
+	}
+	return false;
+}
+
+/* Operands that reach past the end of what is mapped: an element that is masked
+ * off does not fault, and is not changed. */
+static void test_masked_faults(void **state)
+{
+	unsigned long seed = env("SARDINE_DIFF_SEED", 1), bad = 0, n = 0;
+	unsigned long count = env("SARDINE_DIFF_COUNT", 600), faults = 0;
+	static struct gen_code c, one;
+	char buf[200], text[200];
+
+	if (!xstate()->avx512)
+		skip();
+	for (unsigned long s = seed * 8; s < (seed + count) * 8; s += 8) {
+		struct rng r = {s};
+
+		gen_code(s + 2, 40, GEN_AVX512, &c);
+		gen_state(s + 2, GEN_AVX512, &in);
+		for (unsigned k = 0; k + 1 < c.n; k++) {
+			uint64_t end = GEN_ARENA + GEN_ARENA_SIZE;
+			const char *what;
+
+			if (!alone(&c, k, end - below(&r, 65), &one))
+				continue;
+			what = run_both(*state, &one, buf, sizeof(buf));
+			n++;
+			faults += itp.vector == EXC_PF;
+			if (!what || bad++ > 40)
+				continue;
+			gen_print(&one, 0, text, sizeof(text));
+			print_error("seed %lu insn %u, %ld from the end: %s\n"
+				    "    %s\n",
+				    s, k, (long)(end - in.gpr[15]), text, what);
+		}
+	}
+	print_message("%lu instructions, %lu page faults\n", n, faults);
+	assert_int_equal(bad, 0);
+	assert_true(n > faults && faults > 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_int), cmocka_unit_test(test_string),
-		cmocka_unit_test(test_sse), cmocka_unit_test(test_avx),
-		cmocka_unit_test(test_x87), cmocka_unit_test(test_all),
-		cmocka_unit_test(test_32),  cmocka_unit_test(test_all_32),
+		cmocka_unit_test(test_int),
+		cmocka_unit_test(test_string),
+		cmocka_unit_test(test_sse),
+		cmocka_unit_test(test_avx),
+		cmocka_unit_test(test_x87),
+		cmocka_unit_test(test_all),
+		cmocka_unit_test(test_32),
+		cmocka_unit_test(test_all_32),
+		cmocka_unit_test(test_avx512),
+		cmocka_unit_test(test_avx512_32),
+		cmocka_unit_test(test_masked_faults),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

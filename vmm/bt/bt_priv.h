@@ -35,9 +35,13 @@
 #define EXIT_NO(x)     ((x) % 8)
 
 /* What a CCF depends on besides the bytes: part of its key. */
-#define MODE_USER      1u  /* CPL 3 */
-#define MODE_NOSSE     2u  /* CR0.EM/TS or !CR4.OSFXSR: vector code calls out */
+#define MODE_USER      1u /* CPL 3 */
+/* Which vector code calls out: a field of two bits, and what is called out at
+ * one value is so at those above. */
+#define MODE_VEC       6u
+#define MODE_NO512     2u  /* XCR0 without AVX-512 */
 #define MODE_NOAVX     4u  /* XCR0 without AVX, or no OSXSAVE */
+#define MODE_NOSSE     6u  /* CR0.EM/TS or !CR4.OSFXSR */
 #define MODE_TSC_OUT   8u  /* RDTSC, RDRAND call out (offset, TSD, layout) */
 #define MODE_CPL12     16u /* CPL 1 or 2: everything sensitive calls out */
 #define MODE_NOFSGS    32u /* CR4.FSGSBASE is clear */

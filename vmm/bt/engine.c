@@ -15,7 +15,7 @@
  * 36 GiB (translate_facts.c); an index past the table faults, as only its two
  * ends are mapped. (2) RSP plus a constant: RSP
  * is derived through the table, and moves without a touch only within one
- * unit (translate.c). (3) FS/GS base plus a constant: derived the same way.
+ * unit (translate.c); an access that a mask may suppress is no touch. (3) FS/GS base plus a constant: derived the same way.
  * (4) rT plus constants chosen by the translator. Code: a jump goes to a
  * chained unit, or through the IBTC, whose index is masked by its width and
  * whose entries are units or the miss exit, or by a return through bt_ret, whose

@@ -20,6 +20,7 @@
 #include "mm/base/log.h"
 #include "vmm/bt/bt_priv.h"
 #include "vmm/cpu/interp.h"
+#include "vmm/cpu/xstate.h"
 #include "vmm/mmu/mem.h"
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
@@ -28,11 +29,10 @@ struct lockstep {
 	struct mem_log log;
 	struct used_log used;
 	uint64_t gpr[16], rip, rflags;
-	uint8_t fpu[1024];
+	uint8_t fpu[XS_MAX_BYTES];
 	bool valid;
 };
 
-#define FPU_BYTES   832 /* legacy area, header, AVX */
 /* What an instruction can change in a vcpu: up to its links, and the end. */
 #define GUEST_STATE offsetof(struct vcpu, vm)
 #define HOT_STATE   (sizeof(struct vcpu) - offsetof(struct vcpu, bt_hot))
@@ -40,7 +40,7 @@ struct lockstep {
 
 static size_t fpu_bytes(const struct vcpu *v)
 {
-	return v->fpu_size < FPU_BYTES ? v->fpu_size : FPU_BYTES;
+	return v->fpu_size < XS_MAX_BYTES ? v->fpu_size : XS_MAX_BYTES;
 }
 
 static bool has_rep(struct vcpu *v)
@@ -76,7 +76,7 @@ void lockstep_before(struct bt *bt, uint32_t id)
 	struct vcpu *v = bt->v;
 	struct lockstep *l = bt->ls;
 	static _Thread_local uint8_t state[GUEST_STATE], hot[HOT_STATE];
-	static _Thread_local uint8_t fpu[FPU_BYTES];
+	static _Thread_local uint8_t fpu[XS_MAX_BYTES];
 	unsigned n = bt->ccf[id].n_insn;
 	size_t fb = fpu_bytes(v);
 	enum cpu_status st = CPU_OK;
@@ -169,7 +169,8 @@ static void component(const uint8_t *a, size_t size, unsigned comp, size_t off,
 
 static const char *fpu_difference(const struct vcpu *v, const uint8_t *was)
 {
-	static const struct {
+	const struct xstate *xs = xstate();
+	const struct {
 		unsigned comp;
 		size_t off, len;
 		const char *what;
@@ -178,9 +179,12 @@ static const char *fpu_difference(const struct vcpu *v, const uint8_t *was)
 		{0, 32, 128, "an x87 register"},
 		{1, 160, 256, "an XMM register"},
 		{2, 576, 256, "the upper half of a YMM register"},
+		{5, xs->opmask, XS_OPMASK_BYTES, "a mask register"},
+		{6, xs->zmm, XS_ZMM_BYTES, "the upper half of a ZMM register"},
+		{7, xs->hi16, XS_HI16_BYTES, "a register ZMM16 to 31"},
 	};
 	size_t size = fpu_bytes(v);
-	uint8_t x[256], y[256];
+	uint8_t x[XS_HI16_BYTES], y[XS_HI16_BYTES];
 
 	for (unsigned i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
 		component(v->fpu, size, parts[i].comp, parts[i].off,

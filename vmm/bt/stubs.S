@@ -183,7 +183,8 @@ iret_slow:
 
 /*
  * XSAVE, XSAVEC and XRSTOR, 64-bit forms, while CR4.OSXSAVE is set, XCR0 is 7
- * and TS is clear: the guest's state is the host's. r11: the area's host
+ * or e7h, and TS is clear: the guest's state is the host's, and HOT_FPU_MASK is
+ * the guest's XCR0. r11: the area's host
  * address; r10: where to go on. What is asked of the host is never more than
  * the guest's XCR0. The x87 part may hold the address of the last instruction,
  * which is in the TC: when it is in use, saving is left to the interpreter.
@@ -207,7 +208,7 @@ iret_slow:
 	test $1, %al
 	jnz xsave_slow
 	mov %r10d, %eax
-	and $7, %eax
+	and RTH(HOT_FPU_MASK), %eax
 	xor %edx, %edx
 	guest_access xsave_slow, \insn
 	jmp xsave_done
@@ -220,14 +221,15 @@ iret_slow:
 	.globl bt_do_xrstor
 bt_do_xrstor:
 	xsave_begin
+	mov RTH(HOT_FPU_MASK), %r10
 	guest_access xsave_slow, mov 512(%r11), %rcx
-	test $~7, %rcx
+	andn %rcx, %r10, %rcx
 	jnz xsave_slow
 	guest_access xsave_slow, mov 520(%r11), %rcx
 	btr $63, %rcx
-	test $~7, %rcx
+	andn %rcx, %r10, %rcx
 	jnz xsave_slow
-	and $7, %eax
+	and %r10d, %eax
 	xor %edx, %edx
 	guest_access xsave_slow, xrstor64 (%r11)
 xsave_done:

@@ -115,9 +115,11 @@ static uint8_t mode_of(const struct vcpu *v)
 	uint8_t m = v->cpl == 3 ? MODE_USER : v->cpl ? MODE_CPL12 : 0;
 
 	if ((v->cr0 & (CR0_EM | CR0_TS)) || !(v->cr4 & CR4_OSFXSR))
-		m |= MODE_NOSSE | MODE_NOAVX;
-	if (!(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & 6) != 6)
+		m |= MODE_NOSSE;
+	else if (!(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & 6) != 6)
 		m |= MODE_NOAVX;
+	else if ((v->xcr0 & XCR0_AVX512) != XCR0_AVX512)
+		m |= MODE_NO512;
 	if (!(v->cr4 & CR4_FSGSBASE))
 		m |= MODE_NOFSGS;
 	if (v->tsc_offset || v->vm->cfg.time_shift || (v->cr4 & CR4_TSD) ||
@@ -129,6 +131,17 @@ static uint8_t mode_of(const struct vcpu *v)
 void bt_sync_mode(struct bt *bt)
 {
 	bt->mode = mode_of(bt->v);
+}
+
+/*
+ * The components that change hands between the guest and the monitor. Those of
+ * AVX-512 do while the guest has them in XCR0: else no instruction reaches them,
+ * the image keeps what it has, and the registers have whatever the monitor left
+ * there. (It is the guest's XCR0 when that has AVX: stubs.S.)
+ */
+static uint64_t fpu_mask(const struct vcpu *v)
+{
+	return (7 | (v->xcr0 & XCR0_AVX512)) & v->host_xcr0;
 }
 
 void bt_sync_in(struct bt *bt)
@@ -154,7 +167,7 @@ void bt_sync_in(struct bt *bt)
 	hot[HOT_IF] = v->rflags & FL_IF;
 	/* RF lasts for one instruction, and matters to none here. */
 	v->rflags &= ~(FL_HOST | FL_IF | FL_RF);
-	hot[HOT_FPU_MASK] = 7 & v->host_xcr0;
+	hot[HOT_FPU_MASK] = fpu_mask(v);
 }
 
 /* The pointers of the last x87 instruction are those of the host: its PC in the

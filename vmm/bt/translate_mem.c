@@ -3,6 +3,7 @@
  * Operands: guest registers and memory in host form, and instructions written
  * again with other registers.
  */
+#include "mm/base/log.h"
 #include "vmm/bt/translate_priv.h"
 #include "vmm/mmu/walk.h"
 #include "vmm/x86/regs.h"
@@ -354,6 +355,70 @@ static void put_modrm(struct tr *t, uint8_t modrm, const struct rewrite *w,
 	}
 }
 
+/*
+ * The same for EVEX, whose disp8 counts in units that depend on the instruction:
+ * it stays as it is when it means the same as before, else there is none, or
+ * four bytes.
+ */
+static void put_evex_modrm(struct tr *t, const struct tu_insn *in,
+			   const struct mref *m, unsigned reg)
+{
+	const ZydisDecodedInstruction *i = &in->i;
+	unsigned mod = 2;
+	int64_t disp = 0;
+
+	for (unsigned k = 0; k < i->operand_count; k++)
+		if (in->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			disp = in->op[k].mem.disp.value;
+	if (i->raw.disp.size == 8 && disp == m->disp)
+		mod = 1;
+	else if (!m->disp && (m->base & 7) != R_RBP)
+		mod = 0;
+	if (m->index >= 0 || (m->base & 7) == R_RSP) {
+		e8(&t->e, mod << 6 | (reg & 7) << 3 | 4);
+		e8(&t->e, m->ss << 6 | (m->index >= 0 ? m->index & 7 : 4) << 3 |
+				  (m->base & 7));
+	} else {
+		e8(&t->e, mod << 6 | (reg & 7) << 3 | (m->base & 7));
+	}
+	if (mod == 1)
+		e8(&t->e, i->raw.disp.value);
+	else if (mod == 2)
+		e32(&t->e, m->disp);
+}
+
+/* From the prefix (at in->bytes[p]) to the displacement. R', V' and, without
+ * memory, X are the high bits of vector registers' numbers: they stay. */
+static void put_evex(struct tr *t, const struct tu_insn *in,
+		     const struct rewrite *w, unsigned p)
+{
+	const uint8_t *b = in->bytes + p;
+	uint8_t modrm = in->bytes[in->i.raw.modrm.offset], p0 = b[1];
+	unsigned reg = modrm >> 3 & 7, rm = modrm & 7;
+
+	BUG_ON(w->vvvv >= 0 || w->opreg >= 0);
+	if (w->reg >= 0) {
+		reg = w->reg;
+		p0 = (p0 & ~0x80) | 0x10 | (reg > 7 ? 0 : 0x80);
+	}
+	if (w->m) {
+		p0 = (p0 & ~0x60) | (w->m->index > 7 ? 0 : 0x40) |
+		     (w->m->base > 7 ? 0 : 0x20);
+	} else if (w->rm >= 0) {
+		rm = w->rm;
+		p0 = (p0 & ~0x20) | 0x40 | (rm > 7 ? 0 : 0x20);
+	}
+	e8(&t->e, 0x62);
+	e8(&t->e, p0);
+	e8(&t->e, b[2]);
+	e8(&t->e, b[3]);
+	e8(&t->e, b[4]);
+	if (w->m && w->m->base >= 0)
+		put_evex_modrm(t, in, w->m, reg);
+	else
+		put_modrm(t, modrm, w, reg, rm);
+}
+
 void put_rewritten(struct tr *t, const struct tu_insn *in,
 		   const struct rewrite *w)
 {
@@ -387,7 +452,9 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 	if (in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	    (b[p] & 0xf0) == 0x40)
 		rexb = b[p++];
-	if (in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+	if (in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
+		put_evex(t, in, w, p);
+	} else if (in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
 		bool three = b[p] == 0xc4;
 		uint8_t v1 = b[p + 1], v2 = three ? b[p + 2] : v1 & 0x7f;
 		unsigned map = three ? v1 & 0x1f : 1;

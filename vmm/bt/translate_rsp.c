@@ -34,10 +34,13 @@ void store_guest(struct tr *t, int g, unsigned src)
 }
 
 /* Does its memory operand mean an access to just there, whatever the registers
- * hold? BTS [rsp], rax goes elsewhere, VMASKMOV may go nowhere: only what is
- * known to. */
+ * hold? BTS [rsp], rax goes elsewhere, VMASKMOV and EVEX with a mask may go
+ * nowhere: only what is known to. */
 bool surely_accesses(const struct tu_insn *in)
 {
+	if (in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+	    in->i.raw.evex.aaa)
+		return false;
 	switch (in->i.meta.category) {
 	case ZYDIS_CATEGORY_DATAXFER:
 	case ZYDIS_CATEGORY_BINARY:

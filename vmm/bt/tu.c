@@ -8,7 +8,7 @@
  * The rule of safety is here: an instruction is copied or re-encoded only if
  * it is known to be harmless (its instruction set is on the list and in the
  * guest's CPUID, its category is on the list, all its register operands are
- * general, vector or x87 registers, its one memory operand is an ordinary
+ * general, vector, mask or x87 registers, its one memory operand is an ordinary
  * ModRM operand). Everything else calls out to the system semantics, which
  * raise #UD for what is not there. A raw `syscall` can so never be emitted.
  */
@@ -23,7 +23,7 @@
 struct isa_rule {
 	uint8_t ok;
 	int8_t feat; /* enum cpu_feature or -1 */
-	uint8_t vec; /* 1: x87/MMX/SSE state, 2: AVX state */
+	uint8_t vec; /* 1: x87/MMX/SSE state, 2: AVX state, 3: AVX-512 */
 };
 static struct isa_rule isa[ZYDIS_ISA_SET_MAX_VALUE + 1];
 static uint8_t category_ok[ZYDIS_CATEGORY_MAX_VALUE + 1];
@@ -87,27 +87,59 @@ void tu_init(void)
 		{ZYDIS_ISA_SET_FMA, {1, FEAT_FMA, 2}},
 		{ZYDIS_ISA_SET_VAES, {1, FEAT_VAES, 2}},
 		{ZYDIS_ISA_SET_VPCLMULQDQ, {1, FEAT_VPCLMUL, 2}},
+/* clang-format off */
+#define RULE(set, feat) {ZYDIS_ISA_SET_##set, {1, feat, 3}}
+#define LENGTHS(set, feat)                                                     \
+	RULE(set##_128, feat), RULE(set##_256, feat), RULE(set##_512, feat)
+		LENGTHS(AVX512F, FEAT_AVX512),
+		LENGTHS(AVX512BW, FEAT_AVX512),
+		LENGTHS(AVX512CD, FEAT_AVX512),
+		LENGTHS(AVX512DQ, FEAT_AVX512),
+		RULE(AVX512F_128N, FEAT_AVX512),
+		RULE(AVX512BW_128N, FEAT_AVX512),
+		RULE(AVX512DQ_128N, FEAT_AVX512),
+		RULE(AVX512F_SCALAR, FEAT_AVX512),
+		RULE(AVX512DQ_SCALAR, FEAT_AVX512),
+		RULE(AVX512F_KOP, FEAT_AVX512),
+		RULE(AVX512BW_KOP, FEAT_AVX512),
+		RULE(AVX512DQ_KOP, FEAT_AVX512),
+		LENGTHS(AVX512_IFMA, FEAT_IFMA),
+		LENGTHS(AVX512_VBMI, FEAT_VBMI),
+		LENGTHS(AVX512_VBMI2, FEAT_VBMI2),
+		LENGTHS(AVX512_VNNI, FEAT_VNNI),
+		LENGTHS(AVX512_BITALG, FEAT_BITALG),
+		LENGTHS(AVX512_VPOPCNTDQ, FEAT_VPOPCNTDQ),
+		LENGTHS(AVX512_GFNI, FEAT_GFNI),
+		LENGTHS(AVX512_VAES, FEAT_VAES),
+		LENGTHS(AVX512_VPCLMULQDQ, FEAT_VPCLMUL),
+#undef LENGTHS
+#undef RULE
+		/* clang-format on */
 	};
 	static const uint8_t cats[] = {
-		ZYDIS_CATEGORY_ADOX_ADCX,  ZYDIS_CATEGORY_AES,
-		ZYDIS_CATEGORY_AVX,	   ZYDIS_CATEGORY_AVX2,
-		ZYDIS_CATEGORY_BINARY,	   ZYDIS_CATEGORY_BITBYTE,
-		ZYDIS_CATEGORY_BLEND,	   ZYDIS_CATEGORY_BMI1,
-		ZYDIS_CATEGORY_BMI2,	   ZYDIS_CATEGORY_BROADCAST,
-		ZYDIS_CATEGORY_CLFLUSHOPT, ZYDIS_CATEGORY_CLWB,
-		ZYDIS_CATEGORY_CMOV,	   ZYDIS_CATEGORY_CONVERT,
-		ZYDIS_CATEGORY_DATAXFER,   ZYDIS_CATEGORY_FCMOV,
-		ZYDIS_CATEGORY_GFNI,	   ZYDIS_CATEGORY_LOGICAL,
-		ZYDIS_CATEGORY_LOGICAL_FP, ZYDIS_CATEGORY_LZCNT,
-		ZYDIS_CATEGORY_MMX,	   ZYDIS_CATEGORY_NOP,
-		ZYDIS_CATEGORY_WIDENOP,	   ZYDIS_CATEGORY_PCLMULQDQ,
-		ZYDIS_CATEGORY_RDRAND,	   ZYDIS_CATEGORY_RDSEED,
-		ZYDIS_CATEGORY_ROTATE,	   ZYDIS_CATEGORY_SEMAPHORE,
-		ZYDIS_CATEGORY_SETCC,	   ZYDIS_CATEGORY_SHA,
-		ZYDIS_CATEGORY_SHIFT,	   ZYDIS_CATEGORY_SSE,
-		ZYDIS_CATEGORY_STTNI,	   ZYDIS_CATEGORY_VAES,
-		ZYDIS_CATEGORY_VFMA,	   ZYDIS_CATEGORY_VPCLMULQDQ,
-		ZYDIS_CATEGORY_X87_ALU,
+		ZYDIS_CATEGORY_ADOX_ADCX,     ZYDIS_CATEGORY_AES,
+		ZYDIS_CATEGORY_AVX,	      ZYDIS_CATEGORY_AVX2,
+		ZYDIS_CATEGORY_BINARY,	      ZYDIS_CATEGORY_BITBYTE,
+		ZYDIS_CATEGORY_BLEND,	      ZYDIS_CATEGORY_BMI1,
+		ZYDIS_CATEGORY_BMI2,	      ZYDIS_CATEGORY_BROADCAST,
+		ZYDIS_CATEGORY_CLFLUSHOPT,    ZYDIS_CATEGORY_CLWB,
+		ZYDIS_CATEGORY_CMOV,	      ZYDIS_CATEGORY_CONVERT,
+		ZYDIS_CATEGORY_DATAXFER,      ZYDIS_CATEGORY_FCMOV,
+		ZYDIS_CATEGORY_GFNI,	      ZYDIS_CATEGORY_LOGICAL,
+		ZYDIS_CATEGORY_LOGICAL_FP,    ZYDIS_CATEGORY_LZCNT,
+		ZYDIS_CATEGORY_MMX,	      ZYDIS_CATEGORY_NOP,
+		ZYDIS_CATEGORY_WIDENOP,	      ZYDIS_CATEGORY_PCLMULQDQ,
+		ZYDIS_CATEGORY_RDRAND,	      ZYDIS_CATEGORY_RDSEED,
+		ZYDIS_CATEGORY_ROTATE,	      ZYDIS_CATEGORY_SEMAPHORE,
+		ZYDIS_CATEGORY_SETCC,	      ZYDIS_CATEGORY_SHA,
+		ZYDIS_CATEGORY_SHIFT,	      ZYDIS_CATEGORY_SSE,
+		ZYDIS_CATEGORY_STTNI,	      ZYDIS_CATEGORY_VAES,
+		ZYDIS_CATEGORY_VFMA,	      ZYDIS_CATEGORY_VPCLMULQDQ,
+		ZYDIS_CATEGORY_X87_ALU,	      ZYDIS_CATEGORY_AVX512,
+		ZYDIS_CATEGORY_AVX512_BITALG, ZYDIS_CATEGORY_AVX512_VBMI,
+		ZYDIS_CATEGORY_COMPRESS,      ZYDIS_CATEGORY_CONFLICT,
+		ZYDIS_CATEGORY_EXPAND,	      ZYDIS_CATEGORY_IFMA,
+		ZYDIS_CATEGORY_KMASK,	      ZYDIS_CATEGORY_VBMI2,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++)
@@ -118,8 +150,9 @@ void tu_init(void)
 
 static bool is_vector_ok(const struct isa_rule *r, unsigned mode)
 {
-	return !(r->vec && (mode & MODE_NOSSE)) &&
-	       !(r->vec == 2 && (mode & MODE_NOAVX));
+	static const uint8_t below[4] = {8, MODE_NOSSE, MODE_NOAVX, MODE_NO512};
+
+	return (mode & MODE_VEC) < below[r->vec];
 }
 
 static bool draws_random(const ZydisDecodedInstruction *i)
@@ -161,6 +194,8 @@ static bool operands_plain(const struct tu_insn *in)
 		case ZYDIS_REGCLASS_MMX:
 		case ZYDIS_REGCLASS_XMM:
 		case ZYDIS_REGCLASS_YMM:
+		case ZYDIS_REGCLASS_ZMM:
+		case ZYDIS_REGCLASS_MASK:
 		case ZYDIS_REGCLASS_FLAGS:
 			break;
 		default:
@@ -298,7 +333,7 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 	case ZYDIS_MNEMONIC_XSAVE64:
 	case ZYDIS_MNEMONIC_XSAVEC64:
 	case ZYDIS_MNEMONIC_XRSTOR64:
-		/* Not MODE_NOAVX: CR4.OSXSAVE, XCR0 = 7, no #NM. */
+		/* Not MODE_NOAVX: CR4.OSXSAVE, XCR0 is 7 or e7h, no #NM. */
 		return !(mode & MODE_NOAVX) && in->i.address_width == 64
 			       ? K_XSAVE
 			       : K_CALLOUT;
@@ -343,14 +378,40 @@ static bool has_stray_rex(const struct tu_insn *in)
 	return false;
 }
 
+static bool is_allowed(struct bt *bt, const struct tu_insn *in)
+{
+	const struct isa_rule *r = &isa[in->i.meta.isa_set];
+
+	return r->ok && (r->feat < 0 || cpu_has(bt->v, r->feat)) &&
+	       is_vector_ok(r, bt->mode) && operands_plain(in);
+}
+
+/* VEX and EVEX: no flow, no system instructions. */
+static enum insn_kind classify_vector(struct bt *bt, const struct tu_insn *in)
+{
+	const ZydisDecodedInstruction *i = &in->i;
+
+	if (!category_ok[i->meta.category] || !is_allowed(bt, in) ||
+	    (i->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+	     !cpu_has(bt->v, FEAT_AVX512)))
+		return K_CALLOUT;
+	return K_PLAIN;
+}
+
 static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 {
 	const ZydisDecodedInstruction *i = &in->i;
 	const struct isa_rule *r = &isa[i->meta.isa_set];
 
-	if (i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	    i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+	switch (i->encoding) {
+	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
+		break;
+	case ZYDIS_INSTRUCTION_ENCODING_VEX:
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+		return classify_vector(bt, in);
+	default:
 		return K_CALLOUT;
+	}
 	if (has_stray_rex(in))
 		return K_CALLOUT;
 	switch (i->meta.category) {
@@ -391,10 +452,9 @@ static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
 		}
 	if (!category_ok[i->meta.category])
 		return classify_misc(in, bt->mode);
-	if (!r->ok || (r->feat >= 0 && !cpu_has(bt->v, r->feat)) ||
-	    !is_vector_ok(r, bt->mode) ||
+	if (!is_allowed(bt, in) ||
 	    ((bt->mode & MODE_TSC_OUT) && draws_random(i)) ||
-	    (i->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !operands_plain(in))
+	    (i->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED))
 		return K_CALLOUT;
 	switch (i->mnemonic) {
 	/* These store the address of the last x87 instruction, which would be

@@ -8,9 +8,10 @@
  * IBRS: Linux then uses neither page-table isolation, nor retpolines, nor
  * return thunks. BHI_CTRL (7.2:EDX) is there because without it, whatever
  * BHI_NO says, Linux clears the branch history in a loop at each system call.
- * No SMAP (STAC/CLAC would be mode changes), no AVX-512, AMX,
- * PKU, 5-level paging, TSX, VMX, MONITOR, CET, PMU, XSAVEOPT or XSAVES. One
- * thread.
+ * No SMAP (STAC/CLAC would be mode changes), no AMX, PKU,
+ * 5-level paging, TSX, VMX, MONITOR, CET, PMU, XSAVEOPT or XSAVES. One
+ * thread. AVX-512 where the host has F, DQ, CD, BW and VL; without BF16 and
+ * FP16, which not all hosts with these have.
  *
  * features[] is the truth: each bit with its place and where it comes from.
  *   HOST   the instruction runs on the host: shown if the host has it
@@ -32,6 +33,7 @@
 
 #include "mm/base/log.h"
 #include "vmm/cpu/sys.h"
+#include "vmm/cpu/xstate.h"
 #include "vmm/mmu/walk.h"
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
@@ -123,15 +125,26 @@ static const struct {
 	{W7_EBX, 8, HOST, FEAT_BMI2},
 	{W7_EBX, 9, HOST, NONE}, /* ERMS */
 	{W7_EBX, 10, OURS, FEAT_INVPCID},
+	{W7_EBX, 16, HOST, FEAT_AVX512}, /* F */
+	{W7_EBX, 17, HOST, FEAT_AVX512}, /* DQ */
 	{W7_EBX, 18, HOST, FEAT_RDSEED},
 	{W7_EBX, 19, HOST, FEAT_ADX},
+	{W7_EBX, 21, HOST, FEAT_IFMA},
 	{W7_EBX, 23, HOST, FEAT_CLFLUSHOPT},
 	{W7_EBX, 24, HOST, FEAT_CLWB},
+	{W7_EBX, 28, HOST, FEAT_AVX512}, /* CD */
 	{W7_EBX, 29, HOST, FEAT_SHA},
+	{W7_EBX, 30, HOST, FEAT_AVX512}, /* BW */
+	{W7_EBX, 31, HOST, FEAT_AVX512}, /* VL */
+	{W7_ECX, 1, HOST, FEAT_VBMI},
 	{W7_ECX, 2, OURS, NONE}, /* UMIP */
+	{W7_ECX, 6, HOST, FEAT_VBMI2},
 	{W7_ECX, 8, HOST, FEAT_GFNI},
 	{W7_ECX, 9, HOST, FEAT_VAES},
 	{W7_ECX, 10, HOST, FEAT_VPCLMUL},
+	{W7_ECX, 11, HOST, FEAT_VNNI},
+	{W7_ECX, 12, HOST, FEAT_BITALG},
+	{W7_ECX, 14, HOST, FEAT_VPOPCNTDQ},
 	{W7_ECX, 22, OURS, FEAT_RDPID},
 	{W7_EDX, 4, HOST, NONE},  /* FSRM */
 	{W7_EDX, 26, OURS, NONE}, /* IBRS, IBPB */
@@ -176,6 +189,14 @@ static void drop_dependents(void)
 	if (!has[FEAT_AVX])
 		has[FEAT_AVX2] = has[FEAT_FMA] = has[FEAT_F16C] =
 			has[FEAT_VAES] = has[FEAT_VPCLMUL] = false;
+	/* XCR0 of the host has a say. */
+	if (!has[FEAT_AVX2] || !has[FEAT_FMA] || !has[FEAT_F16C] ||
+	    !xstate()->avx512)
+		has[FEAT_AVX512] = false;
+	if (!has[FEAT_AVX512])
+		has[FEAT_IFMA] = has[FEAT_VBMI] = has[FEAT_VBMI2] =
+			has[FEAT_VNNI] = has[FEAT_BITALG] =
+				has[FEAT_VPOPCNTDQ] = false;
 }
 
 static void build_model(void)
@@ -184,12 +205,14 @@ static void build_model(void)
 
 	for (unsigned w = 0; w < NR_WORDS; w++)
 		host[w] = host_word(w);
+	for (unsigned i = 0; i < ARRAY_SIZE(features); i++)
+		model.has[features[i].feat] = true;
 	for (unsigned i = 0; i < ARRAY_SIZE(features); i++) {
 		bool there = features[i].source == OURS ||
 			     (host[features[i].word] >> features[i].bit & 1);
 
 		if (features[i].feat != NONE)
-			model.has[features[i].feat] = there;
+			model.has[features[i].feat] &= there;
 		else if (there)
 			model.word[features[i].word] |= 1u << features[i].bit;
 	}
@@ -390,17 +413,10 @@ static void leaf_topology(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 	r->ecx |= (sub + 1) << 8; /* thread, then core */
 }
 
-#define XSAVE_LEGACY 576
-#define XSAVE_AVX    256
-
-static uint32_t xsave_size(uint64_t xcr0)
-{
-	return XSAVE_LEGACY + (xcr0 & XCR0_AVX ? XSAVE_AVX : 0);
-}
-
 static uint64_t xcr0_supported(void)
 {
-	return XCR0_X87 | XCR0_SSE | (model.has[FEAT_AVX] ? XCR0_AVX : 0);
+	return XCR0_X87 | XCR0_SSE | (model.has[FEAT_AVX] ? XCR0_AVX : 0) |
+	       (model.has[FEAT_AVX512] ? XCR0_AVX512 : 0);
 }
 
 static void leaf_xsave(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
@@ -410,18 +426,17 @@ static void leaf_xsave(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 	switch (sub) {
 	case 0:
 		r->eax = xcr0_supported();
-		r->ebx = xsave_size(v->xcr0);
-		r->ecx = xsave_size(xcr0_supported());
+		r->ebx = xstate_bytes(v->xcr0, false);
+		r->ecx = xstate_bytes(xcr0_supported(), false);
 		break;
 	case 1:
 		r->eax = model.word[WD1_EAX];
-		r->ebx = model.has[FEAT_XSAVEC] ? xsave_size(v->xcr0) : 0;
+		r->ebx = model.has[FEAT_XSAVEC] ? xstate_bytes(v->xcr0, true)
+						: 0;
 		break;
-	case 2:
-		if (model.has[FEAT_AVX]) {
-			r->eax = XSAVE_AVX;
-			r->ebx = XSAVE_LEGACY;
-		}
+	default:
+		if (sub < 64 && (xcr0_supported() >> sub & 1))
+			xstate_component(sub, &r->eax, &r->ebx);
 	}
 }
 
@@ -479,9 +494,10 @@ static void leaf_ext_features(struct vcpu *v, uint32_t sub,
 
 static void brand(unsigned part, struct cpuid_regs *r)
 {
-	static const char name[48] = "Sardine virtual CPU (x86-64-v3)";
+	static const char name[2][48] = {"Sardine virtual CPU (x86-64-v3)",
+					 "Sardine virtual CPU (x86-64-v4)"};
 
-	memcpy(r, name + part * sizeof(*r), sizeof(*r));
+	memcpy(r, name[model.has[FEAT_AVX512]] + part * sizeof(*r), sizeof(*r));
 }
 static void leaf_brand0(struct vcpu *v, uint32_t sub, struct cpuid_regs *r)
 {

@@ -347,14 +347,22 @@ enum cpu_status cpu_invpcid(struct vcpu *v, uint64_t type,
 
 /* ---- XCR0 ---- */
 
+/* The three components of AVX-512 come together, and with AVX. */
+static bool avx512_ok(const struct vcpu *v, uint64_t xcr0)
+{
+	const uint64_t all = XCR0_AVX | XCR0_AVX512;
+
+	return !(xcr0 & XCR0_AVX512) ||
+	       ((xcr0 & all) == all && cpu_has(v, FEAT_AVX512));
+}
+
 enum cpu_status cpu_xsetbv(struct vcpu *v, uint32_t idx, uint64_t val)
 {
 	if (!(v->cr4 & CR4_OSXSAVE))
 		return vcpu_raise(v, EXC_UD);
-	if (v->cpl || idx || !(val & XCR0_X87) ||
-	    (val & ~(XCR0_X87 | XCR0_SSE | XCR0_AVX)) ||
+	if (v->cpl || idx || !(val & XCR0_X87) || (val & ~XCR0_ALL) ||
 	    ((val & XCR0_AVX) && !(val & XCR0_SSE)) ||
-	    ((val & XCR0_AVX) && !cpu_has(v, FEAT_AVX)))
+	    ((val & XCR0_AVX) && !cpu_has(v, FEAT_AVX)) || !avx512_ok(v, val))
 		return vcpu_raise(v, EXC_GP);
 	if (v->xcr0 == val)
 		return CPU_OK;

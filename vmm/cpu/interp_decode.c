@@ -16,7 +16,7 @@ static void build_table(void)
 {
 	static const struct op_desc *const lists[] = {
 		interp_ops_alu, interp_ops_bits, interp_ops_flow,
-		interp_ops_sys, interp_ops_fpu,
+		interp_ops_sys, interp_ops_fpu,	 interp_ops_save,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(lists); i++)
@@ -77,6 +77,22 @@ static unsigned isa_feature(ZydisISASet set)
 	case S(GFNI): case S(AVX_GFNI): return FEAT_GFNI;
 	case S(VAES): return FEAT_VAES;
 	case S(VPCLMULQDQ): return FEAT_VPCLMUL;
+#define LENGTHS(set) S(set##_128): case S(set##_256): case S(set##_512)
+	case LENGTHS(AVX512F): case LENGTHS(AVX512BW): case LENGTHS(AVX512CD):
+	case LENGTHS(AVX512DQ): case S(AVX512F_128N): case S(AVX512BW_128N):
+	case S(AVX512DQ_128N): case S(AVX512F_SCALAR): case S(AVX512DQ_SCALAR):
+	case S(AVX512F_KOP): case S(AVX512BW_KOP): case S(AVX512DQ_KOP):
+		return FEAT_AVX512;
+	case LENGTHS(AVX512_IFMA): return FEAT_IFMA;
+	case LENGTHS(AVX512_VBMI): return FEAT_VBMI;
+	case LENGTHS(AVX512_VBMI2): return FEAT_VBMI2;
+	case LENGTHS(AVX512_VNNI): return FEAT_VNNI;
+	case LENGTHS(AVX512_BITALG): return FEAT_BITALG;
+	case LENGTHS(AVX512_VPOPCNTDQ): return FEAT_VPOPCNTDQ;
+	case LENGTHS(AVX512_GFNI): return FEAT_GFNI;
+	case LENGTHS(AVX512_VAES): return FEAT_VAES;
+	case LENGTHS(AVX512_VPCLMULQDQ): return FEAT_VPCLMUL;
+#undef LENGTHS
 	case S(MONITOR): return FEAT_MONITOR;
 	/* Everybody has these. */
 	case S(CLFSH): case S(CMOV): case S(FAT_NOP): case S(FCMOV):
@@ -103,7 +119,11 @@ static bool shown(const struct vcpu *v, const struct x86_insn *x)
 	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
 	case ZYDIS_INSTRUCTION_ENCODING_VEX:
 		break;
-	default: /* 3DNow!, XOP, EVEX, MVEX */
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+		if (!cpu_has(v, FEAT_AVX512))
+			return false;
+		break;
+	default: /* 3DNow!, XOP, MVEX */
 		return false;
 	}
 	return f == BASE || (f != NEVER && cpu_has(v, f));
@@ -298,7 +318,7 @@ static bool find_handler(struct vcpu *v, const struct x86_insn *x,
 	if (interp_string_decode(x, in))
 		return true;
 	d = by_mnemonic[in->mnemonic];
-	if (d) {
+	if (d && x->i.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX) {
 		if (x->i.meta.category == ZYDIS_CATEGORY_AVX2GATHER)
 			in->align = x->i.avx.vector_length / 8;
 		in->fn = pick_general(d, x, in);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * x87, MMX, SSE and AVX. The guest's registers are in v->fpu, an XSAVE image in
+ * x87, MMX, SSE and AVX; the rest is in interp_fpu_evex.c (AVX-512) and
+ * interp_fpu_save.c (XSAVE and its kin). The guest's registers are in v->fpu, an XSAVE image in
  * standard format. Most instructions run in a native thunk (native.c) on that
- * image; what touches memory in a way of its own (gathers, masked moves, state
- * save and restore) is done here in C.
+ * image; what touches memory in a way of its own (gathers, masked moves) is done
+ * in C.
  *
  * Checks come first, in the order of the manuals: #UD by control registers, #NM,
  * a pending x87 exception (#MF), the operand's address (#GP when misaligned,
@@ -18,69 +19,16 @@
  * OE or UE where the CPU leaves it clear. DPPS and DPPD, which the CPU does in two
  * stages, may set other flags too. x87 exceptions wait for the next waiting instruction anyway.
  *
- * XSTATE_BV: all three components are always in use here; an image that comes
+ * XSTATE_BV: x87, SSE and AVX are always in use here; an image that comes
  * from outside (XSAVE by the translator's exit) with some in their initial
- * state is filled in first.
+ * state is filled in first. The components of AVX-512 are taken into use by
+ * AVX-512 instructions alone: they are large, and a guest pays for them at each
+ * of its context switches.
  */
-#include "vmm/cpu/interp_priv.h"
-#include "vmm/cpu/native.h"
+#include "vmm/cpu/interp_fpu_priv.h"
 
-#define FX_FCW	    0
-#define FX_FSW	    2
-#define FX_FTW	    4
-#define FX_FOP	    6
-#define FX_FIP	    8
-#define FX_FDP	    16
-#define FX_MXCSR    24
-#define FX_MXMASK   28
-#define FX_ST	    32
-#define FX_XMM	    160
-#define XS_BV	    512
-#define XS_COMP	    520
-#define XS_YMM	    576
-#define IMAGE_BYTES 832
-
-#define XC_X87	    1u
-#define XC_SSE	    2u
-#define XC_AVX	    4u
-#define MXCSR_MASK  0xffffu
-#define MXCSR_INIT  0x1f80u
-#define FSW_ES	    0x80
-
-static inline uint8_t *image(struct vcpu *v)
-{
-	return v->fpu;
-}
-
-/* clang-format off */
-#define GETTER(t)                                                              \
-static inline t get_##t(const void *p)                                         \
-{                                                                              \
-	t x;                                                                   \
-	memcpy(&x, p, sizeof(x));                                              \
-	return x;                                                              \
-}                                                                              \
-static inline void put_##t(void *p, t x)                                       \
-{                                                                              \
-	memcpy(p, &x, sizeof(x));                                              \
-}
-GETTER(uint16_t)
-GETTER(uint32_t)
-GETTER(uint64_t)
-/* clang-format on */
-
-/* Registers n of the image: 16 low bytes, 16 high bytes. */
-static inline uint8_t *xmm(struct vcpu *v, unsigned n)
-{
-	return image(v) + FX_XMM + 16 * n;
-}
-
-static inline uint8_t *ymm_hi(struct vcpu *v, unsigned n)
-{
-	return image(v) + XS_YMM + 16 * n;
-}
-
-static void init_component(uint8_t *f, unsigned which)
+/* ---- the image ---- */
+void interp_fpu_init(uint8_t *f, unsigned which)
 {
 	if (which & XC_X87) {
 		memset(f, 0, FX_MXCSR);
@@ -90,18 +38,23 @@ static void init_component(uint8_t *f, unsigned which)
 	if (which & XC_SSE)
 		memset(f + FX_XMM, 0, 256);
 	if (which & XC_AVX)
-		memset(f + XS_YMM, 0, 256);
+		memset(f + XS_YMM, 0, XS_YMM_BYTES);
+	if (which & XC_OPMASK)
+		memset(f + xstate()->opmask, 0, XS_OPMASK_BYTES);
+	if (which & XC_ZMM)
+		memset(f + xstate()->zmm, 0, XS_ZMM_BYTES);
+	if (which & XC_HI16)
+		memset(f + xstate()->hi16, 0, XS_HI16_BYTES);
 }
 
-static void normalise(struct vcpu *v)
+void interp_fpu_normalise(struct vcpu *v, unsigned which)
 {
-	uint8_t *f = image(v);
-	unsigned missing = ~get_uint64_t(f + XS_BV) & 7;
+	unsigned missing = ~in_use(v) & which;
 
 	if (likely(!missing))
 		return;
-	init_component(f, missing);
-	put_uint64_t(f + XS_BV, get_uint64_t(f + XS_BV) | 7);
+	interp_fpu_init(image(v), missing);
+	set_in_use(v, in_use(v) | missing);
 }
 
 /* ---- may it run? ---- */
@@ -114,7 +67,7 @@ static bool x87_pending(struct vcpu *v)
 	return get_uint16_t(f + FX_FSW) & ~get_uint16_t(f + FX_FCW) & 0x3f;
 }
 
-static enum cpu_status check_class(struct vcpu *v, unsigned cls)
+enum cpu_status interp_fpu_check(struct vcpu *v, unsigned cls)
 {
 	switch (cls) {
 	case CLS_X87:
@@ -138,6 +91,11 @@ static enum cpu_status check_class(struct vcpu *v, unsigned cls)
 		if (!(v->cr4 & CR4_OSXSAVE) || !(v->cr0 & CR0_PE) ||
 		    (v->rflags & FL_VM) ||
 		    (v->xcr0 & (XC_SSE | XC_AVX)) != (XC_SSE | XC_AVX))
+			return vcpu_raise(v, EXC_UD);
+		break;
+	case CLS_AVX512:
+		if (!(v->cr4 & CR4_OSXSAVE) || !(v->cr0 & CR0_PE) ||
+		    (v->rflags & FL_VM) || (v->xcr0 & XC_ALL) != XC_ALL)
 			return vcpu_raise(v, EXC_UD);
 		break;
 	case CLS_XSAVE:
@@ -171,9 +129,9 @@ static bool non_waiting(uint16_t mnemonic)
 
 static enum cpu_status check_fpu(struct vcpu *v, const struct insn *in)
 {
-	TRY(check_class(v, in->cls));
+	TRY(interp_fpu_check(v, in->cls));
 	normalise(v);
-	if (in->cls == CLS_SSE || in->cls == CLS_AVX || in->cls == CLS_XSAVE)
+	if (in->cls == CLS_SSE || in->cls == CLS_AVX)
 		return CPU_OK;
 	if (unlikely(x87_pending(v)) && !non_waiting(in->mnemonic))
 		return vcpu_raise(v, EXC_MF);
@@ -190,8 +148,8 @@ static int find_operand(const struct insn *in, enum opnd_kind kind)
 	return -1;
 }
 
-static void run_thunk(struct vcpu *v, const struct insn *in,
-		      struct native_regs *r)
+void interp_fpu_run(struct vcpu *v, const struct insn *in,
+		    struct native_regs *r)
 {
 	const struct native_thunk *t = in->thunk;
 	int g = t->gpr ? find_operand(in, OPK_REG) : -1;
@@ -209,8 +167,8 @@ static void run_thunk(struct vcpu *v, const struct insn *in,
 }
 
 /* Take over what the thunk changed besides the image. */
-static void thunk_results(struct vcpu *v, const struct insn *in,
-			  const struct native_regs *r)
+void interp_fpu_results(struct vcpu *v, const struct insn *in,
+			const struct native_regs *r)
 {
 	const struct native_thunk *t = in->thunk;
 	int g = t->gpr ? find_operand(in, OPK_REG) : -1;
@@ -227,8 +185,8 @@ static void thunk_results(struct vcpu *v, const struct insn *in,
 }
 
 /* A SIMD exception that the guest has not masked: flags, and #XM. */
-static enum cpu_status simd_exception(struct vcpu *v, uint32_t mxcsr,
-				      uint32_t raised)
+enum cpu_status interp_fpu_exception(struct vcpu *v, uint32_t mxcsr,
+				     uint32_t raised)
 {
 	uint32_t unmasked = raised & ~(mxcsr >> 7);
 
@@ -239,12 +197,7 @@ static enum cpu_status simd_exception(struct vcpu *v, uint32_t mxcsr,
 	return vcpu_raise(v, v->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
 }
 
-struct mem_opnd {
-	uint8_t size; /* 0: none */
-	bool read, write;
-};
-
-static struct mem_opnd mem_operand(const struct insn *in)
+struct mem_opnd interp_fpu_mem(const struct insn *in)
 {
 	int k = find_operand(in, OPK_MEM);
 
@@ -270,12 +223,23 @@ static enum cpu_status operand_in(struct vcpu *v, const struct insn *in,
 	return mem_probe_write(v, *lin, m->size, mem_acc(in, acc));
 }
 
+/* A VEX-encoded instruction clears the rest of what it writes, as far as XCR0
+ * has it (and as far as the translator would see to it). */
+static void zero_uppers(struct vcpu *v, unsigned regs)
+{
+	if (likely(!(in_use(v) & v->xcr0 & XC_ZMM)))
+		return;
+	for (unsigned n = 0; n < 16; n++)
+		if (regs >> n & 1)
+			memset(zmm_hi(v, n), 0, 32);
+}
+
 /* SSE and AVX without MMX: the image's registers, one by one. */
 static enum cpu_status h_vec(struct vcpu *v, const struct insn *in)
 {
-	struct mem_opnd m = mem_operand(in);
+	struct mem_opnd m = interp_fpu_mem(in);
 	uint32_t mxcsr, raised;
-	uint8_t saved[IMAGE_BYTES];
+	uint8_t saved[XS_MIN_BYTES];
 	struct native_regs r;
 	bool may_trap;
 	gva_t lin = 0;
@@ -288,16 +252,17 @@ static enum cpu_status h_vec(struct vcpu *v, const struct insn *in)
 	if (unlikely(may_trap))
 		memcpy(saved, image(v), sizeof(saved));
 	r.mxcsr = (mxcsr | MXCSR_INIT) & ~0x3fu;
-	run_thunk(v, in, &r);
+	interp_fpu_run(v, in, &r);
 	raised = r.mxcsr & 0x3f;
 	if (unlikely(may_trap && (raised & ~(mxcsr >> 7)))) {
 		memcpy(image(v), saved, sizeof(saved));
-		return simd_exception(v, mxcsr, raised);
+		return interp_fpu_exception(v, mxcsr, raised);
 	}
 	if (m.write)
 		TRY(mem_write(v, lin, r.mem, m.size, mem_acc(in, MEM_WRITE)));
 	put_uint32_t(image(v) + FX_MXCSR, mxcsr | raised);
-	thunk_results(v, in, &r);
+	zero_uppers(v, in->thunk->vex_written);
+	interp_fpu_results(v, in, &r);
 	return CPU_OK;
 }
 
@@ -378,7 +343,7 @@ static void enter_mmx(struct vcpu *v)
 
 static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 {
-	struct mem_opnd m = mem_operand(in);
+	struct mem_opnd m = interp_fpu_mem(in);
 	uint8_t saved[512], *f = image(v);
 	uint32_t mxcsr, raised;
 	struct native_regs r;
@@ -392,12 +357,12 @@ static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 	memcpy(saved, f, sizeof(saved));
 	mxcsr = get_uint32_t(f + FX_MXCSR);
 	r.mxcsr = (mxcsr | MXCSR_INIT) & ~0x3fu;
-	run_thunk(v, in, &r);
+	interp_fpu_run(v, in, &r);
 	raised = r.mxcsr & 0x3f;
 	if (unlikely(raised & ~(mxcsr >> 7))) {
 		memcpy(f, saved, sizeof(saved));
 		enter_mmx(v); /* CPUs do that first */
-		return simd_exception(v, mxcsr, raised);
+		return interp_fpu_exception(v, mxcsr, raised);
 	}
 	if (is_environment(in->mnemonic))
 		patch_environment(in, saved, r.mem);
@@ -408,13 +373,13 @@ static enum cpu_status h_x87(struct vcpu *v, const struct insn *in)
 		put_uint32_t(f + FX_MXMASK, MXCSR_MASK);
 	else
 		set_pointers(v, in, saved, lin);
-	thunk_results(v, in, &r);
+	interp_fpu_results(v, in, &r);
 	return CPU_OK;
 }
 
 static enum cpu_status h_fwait(struct vcpu *v, const struct insn *in)
 {
-	TRY(check_class(v, CLS_FWAIT));
+	TRY(interp_fpu_check(v, CLS_FWAIT));
 	normalise(v);
 	return x87_pending(v) ? vcpu_raise(v, EXC_MF) : CPU_OK;
 }
@@ -424,8 +389,9 @@ static enum cpu_status h_ldmxcsr(struct vcpu *v, const struct insn *in)
 {
 	uint32_t a;
 
-	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR ? CLS_AVX
-								   : CLS_SSE));
+	TRY(interp_fpu_check(v, in->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR
+					? CLS_AVX
+					: CLS_SSE));
 	TRY(mop_read(v, in, &a, 4, MEM_READ));
 	if (a & ~MXCSR_MASK)
 		return vcpu_raise_err(v, EXC_GP, 0);
@@ -435,8 +401,9 @@ static enum cpu_status h_ldmxcsr(struct vcpu *v, const struct insn *in)
 
 static enum cpu_status h_stmxcsr(struct vcpu *v, const struct insn *in)
 {
-	TRY(check_class(v, in->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR ? CLS_AVX
-								   : CLS_SSE));
+	TRY(interp_fpu_check(v, in->mnemonic == ZYDIS_MNEMONIC_VSTMXCSR
+					? CLS_AVX
+					: CLS_SSE));
 	return mop_write(v, in, image(v) + FX_MXCSR, 4);
 }
 
@@ -444,207 +411,12 @@ static enum cpu_status h_vzero(struct vcpu *v, const struct insn *in)
 {
 	unsigned n = in->mode == X86_MODE_LONG64 ? 16 : 8;
 
-	TRY(check_class(v, CLS_AVX));
+	TRY(interp_fpu_check(v, CLS_AVX));
 	normalise(v);
 	memset(ymm_hi(v, 0), 0, 16 * n);
+	zero_uppers(v, (1u << n) - 1);
 	if (in->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
 		memset(xmm(v, 0), 0, 16 * n);
-	return CPU_OK;
-}
-
-/* ---- saving and restoring the state ---- */
-/* XMM8-15 exist in 64-bit mode only. */
-static unsigned xmm_bytes(const struct insn *in)
-{
-	return in->mode == X86_MODE_LONG64 ? 256 : 128;
-}
-
-static bool wide_pointers(const struct insn *in)
-{
-	return in->opsize == 8;
-}
-
-/* The x87 head (bytes 0..23) as the operand size wants it: 64-bit pointers, or
- * 32 bits and a selector, which this CPU deprecates to 0. */
-static void x87_head_out(const struct insn *in, const uint8_t *f, uint8_t *h)
-{
-	memcpy(h, f, FX_MXCSR);
-	if (!wide_pointers(in)) {
-		put_uint32_t(h + FX_FIP + 4, 0);
-		put_uint32_t(h + FX_FDP + 4, 0);
-	}
-}
-
-static void x87_head_in(const struct insn *in, uint8_t *f, const uint8_t *h)
-{
-	memcpy(f, h, FX_MXCSR);
-	f[FX_FTW + 1] = 0;
-	if (!wide_pointers(in)) {
-		put_uint32_t(f + FX_FIP + 4, 0);
-		put_uint32_t(f + FX_FDP + 4, 0);
-	}
-}
-
-static enum cpu_status state_address(struct vcpu *v, const struct insn *in,
-				     unsigned len, unsigned align, unsigned acc,
-				     gva_t *lin)
-{
-	TRY(ea_linear(v, in, len, acc, lin));
-	if (*lin & (align - 1))
-		return vcpu_raise_err(v, EXC_GP, 0);
-	return CPU_OK;
-}
-
-static enum cpu_status check_fxsave(struct vcpu *v)
-{
-	if (v->cr0 & (CR0_EM | CR0_TS))
-		return vcpu_raise(v, EXC_NM);
-	normalise(v);
-	return CPU_OK;
-}
-
-static enum cpu_status h_fxsave(struct vcpu *v, const struct insn *in)
-{
-	unsigned len = FX_XMM + xmm_bytes(in), acc = mem_acc(in, MEM_WRITE);
-	uint8_t buf[512];
-	gva_t lin;
-
-	TRY(check_fxsave(v));
-	TRY(state_address(v, in, 512, 16, MEM_WRITE, &lin));
-	TRY(mem_probe_write(v, lin, 512, acc));
-	memcpy(buf, image(v), len);
-	x87_head_out(in, image(v), buf);
-	put_uint32_t(buf + FX_MXMASK, MXCSR_MASK);
-	return mem_write(v, lin, buf, len, acc);
-}
-
-static enum cpu_status h_fxrstor(struct vcpu *v, const struct insn *in)
-{
-	uint8_t buf[512], *f = image(v);
-	gva_t lin;
-
-	TRY(check_fxsave(v));
-	TRY(state_address(v, in, 512, 16, MEM_READ, &lin));
-	TRY(mem_read(v, lin, buf, 512, mem_acc(in, MEM_READ)));
-	if (get_uint32_t(buf + FX_MXCSR) & ~MXCSR_MASK)
-		return vcpu_raise_err(v, EXC_GP, 0);
-	x87_head_in(in, f, buf);
-	put_uint32_t(f + FX_MXCSR, get_uint32_t(buf + FX_MXCSR));
-	memcpy(f + FX_ST, buf + FX_ST, 128);
-	memcpy(f + FX_XMM, buf + FX_XMM, xmm_bytes(in));
-	return CPU_OK;
-}
-
-static unsigned xsave_mask(const struct vcpu *v)
-{
-	return (uint32_t)v->gpr[R_RAX] & v->xcr0 & 7;
-}
-
-/* XSAVE, XSAVEOPT (which may, and here does, save all), XSAVEC: as AVX is the
- * only extended component, its place is the same in both formats. */
-static enum cpu_status h_xsave(struct vcpu *v, const struct insn *in)
-{
-	bool compact = in->mnemonic == ZYDIS_MNEMONIC_XSAVEC ||
-		       in->mnemonic == ZYDIS_MNEMONIC_XSAVEC64;
-	unsigned rfbm = xsave_mask(v), acc = mem_acc(in, MEM_WRITE);
-	unsigned len = rfbm & XC_AVX ? IMAGE_BYTES : XS_YMM;
-	uint8_t buf[IMAGE_BYTES], *f = image(v);
-	uint64_t hdr[2];
-	gva_t lin;
-
-	TRY(check_class(v, CLS_XSAVE));
-	normalise(v);
-	TRY(state_address(v, in, len, 64, MEM_WRITE, &lin));
-	TRY(mem_probe_write(v, lin, len, acc));
-	/* Read, change, write back: what is not saved stays. */
-	TRY(mem_read(v, lin, buf, len, acc));
-	memcpy(hdr, buf + XS_BV, 16);
-	if (rfbm & XC_X87) {
-		x87_head_out(in, f, buf);
-		memcpy(buf + FX_ST, f + FX_ST, 128);
-	}
-	if (rfbm & (compact ? XC_SSE : XC_SSE | XC_AVX)) {
-		put_uint32_t(buf + FX_MXCSR, get_uint32_t(f + FX_MXCSR));
-		put_uint32_t(buf + FX_MXMASK, MXCSR_MASK);
-	}
-	if (rfbm & XC_SSE)
-		memcpy(buf + FX_XMM, f + FX_XMM, xmm_bytes(in));
-	if (rfbm & XC_AVX)
-		memcpy(buf + XS_YMM, f + XS_YMM, xmm_bytes(in));
-	if (compact) {
-		hdr[0] = rfbm;
-		hdr[1] = rfbm | 1ull << 63;
-	} else {
-		hdr[0] = (hdr[0] & ~(uint64_t)xsave_mask(v)) | rfbm;
-	}
-	memcpy(buf + XS_BV, hdr, 16);
-	return mem_write(v, lin, buf, len, acc);
-}
-
-/* Is this header one that XRSTOR takes? SDM vol. 1, 13.8. */
-static bool xrstor_header_ok(const struct vcpu *v, const uint8_t *buf)
-{
-	uint64_t bv = get_uint64_t(buf + XS_BV);
-	uint64_t comp = get_uint64_t(buf + XS_COMP);
-	unsigned rest = XS_COMP + 8;
-
-	if (comp >> 63) {
-		if (!cpu_has(v, FEAT_XSAVEC))
-			return false;
-		comp &= ~(1ull << 63);
-		if ((comp & ~v->xcr0) || (bv & ~comp))
-			return false;
-	} else if (comp || (bv & ~v->xcr0)) {
-		return false;
-	}
-	/* The standard form wants bytes 8..23 of the header to be 0, the
-	 * compacted one 16..63. */
-	for (unsigned k = rest;
-	     k < (get_uint64_t(buf + XS_COMP) >> 63 ? XS_YMM : XS_BV + 24); k++)
-		if (buf[k])
-			return false;
-	return true;
-}
-
-static enum cpu_status h_xrstor(struct vcpu *v, const struct insn *in)
-{
-	unsigned rfbm = xsave_mask(v), n = xmm_bytes(in), load, acc;
-	uint8_t buf[IMAGE_BYTES], *f = image(v);
-	uint64_t bv;
-	uint32_t mxcsr;
-	bool compact;
-	gva_t lin;
-
-	acc = mem_acc(in, MEM_READ);
-	TRY(check_class(v, CLS_XSAVE));
-	normalise(v);
-	TRY(state_address(v, in, XS_YMM, 64, MEM_READ, &lin));
-	TRY(mem_read(v, lin, buf, XS_YMM, acc));
-	if (!xrstor_header_ok(v, buf))
-		return vcpu_raise_err(v, EXC_GP, 0);
-	bv = get_uint64_t(buf + XS_BV);
-	compact = get_uint64_t(buf + XS_COMP) >> 63;
-	load = rfbm & bv;
-	if (load & XC_AVX)
-		TRY(mem_read(v, lin + XS_YMM, buf + XS_YMM, n, acc));
-	mxcsr = get_uint32_t(buf + FX_MXCSR);
-	if (compact && !(load & XC_SSE))
-		mxcsr = MXCSR_INIT;
-	if (!(rfbm & (compact ? XC_SSE : XC_SSE | XC_AVX)))
-		mxcsr = get_uint32_t(f + FX_MXCSR);
-	if (mxcsr & ~MXCSR_MASK)
-		return vcpu_raise_err(v, EXC_GP, 0);
-	put_uint32_t(f + FX_MXCSR, mxcsr);
-	init_component(f, rfbm & ~load);
-	put_uint32_t(f + FX_MXCSR, mxcsr);
-	if (load & XC_X87) {
-		x87_head_in(in, f, buf);
-		memcpy(f + FX_ST, buf + FX_ST, 128);
-	}
-	if (load & XC_SSE)
-		memcpy(f + FX_XMM, buf + FX_XMM, n);
-	if (load & XC_AVX)
-		memcpy(f + XS_YMM, buf + XS_YMM, n);
 	return CPU_OK;
 }
 
@@ -660,6 +432,7 @@ static void vec_set(struct vcpu *v, unsigned n, const uint8_t b[32])
 {
 	memcpy(xmm(v, n), b, 16);
 	memcpy(ymm_hi(v, n), b + 16, 16);
+	zero_uppers(v, 1u << n);
 }
 
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of op 0 chosen by op 1 to [rDI]. */
@@ -671,10 +444,10 @@ static enum cpu_status h_maskmov(struct vcpu *v, const struct insn *in)
 	uint8_t *src, *mask;
 	gva_t lin[16];
 
-	TRY(check_class(v, mm ? CLS_MMX
-			   : in->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU
-				   ? CLS_SSE
-				   : CLS_AVX));
+	TRY(interp_fpu_check(v, mm ? CLS_MMX
+				: in->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU
+					? CLS_SSE
+					: CLS_AVX));
 	normalise(v);
 	if (mm && x87_pending(v))
 		return vcpu_raise(v, EXC_MF);
@@ -718,7 +491,7 @@ static enum cpu_status h_vmaskmov(struct vcpu *v, const struct insn *in)
 	uint8_t mask[32], data[32] = {0}, src[32];
 	gva_t lin[8];
 
-	TRY(check_class(v, CLS_AVX));
+	TRY(interp_fpu_check(v, CLS_AVX));
 	normalise(v);
 	vec_get(v, in->op[1].reg, mask);
 	for (unsigned k = 0; k < total; k += es) {
@@ -769,7 +542,7 @@ static enum cpu_status h_gather(struct vcpu *v, const struct insn *in)
 	unsigned vl = in->align, n = vl / (es > is ? es : is);
 	uint8_t dst[32], mask[32], idx[32];
 
-	TRY(check_class(v, CLS_AVX));
+	TRY(interp_fpu_check(v, CLS_AVX));
 	normalise(v);
 	if (d == m || d == in->index || m == in->index)
 		return vcpu_raise(v, EXC_UD);
@@ -817,7 +590,8 @@ static bool aligned_by_name(uint16_t mnemonic)
 	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD:
 	case ZYDIS_MNEMONIC_VMOVDQA: case ZYDIS_MNEMONIC_VMOVNTPS:
 	case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ:
-	case ZYDIS_MNEMONIC_VMOVNTDQA:
+	case ZYDIS_MNEMONIC_VMOVNTDQA: case ZYDIS_MNEMONIC_VMOVDQA32:
+	case ZYDIS_MNEMONIC_VMOVDQA64:
 		return true;
 	default:
 		return false;
@@ -840,14 +614,15 @@ static bool unaligned_by_name(uint16_t mnemonic)
 /* clang-format on */
 static unsigned alignment(const struct x86_insn *x, const struct insn *in)
 {
-	struct mem_opnd m = mem_operand(in);
+	struct mem_opnd m = interp_fpu_mem(in);
 
 	if (!m.size || in->cls == CLS_X87 || in->cls == CLS_MMX)
 		return 0;
 	/* AMD's SHA instructions take any address, against the manuals. */
 	if (x->i.meta.isa_set == ZYDIS_ISA_SET_SHA && __builtin_cpu_is("amd"))
 		return 0;
-	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ||
+	    x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
 		return aligned_by_name(in->mnemonic) ? m.size : 0;
 	return m.size == 16 && !unaligned_by_name(in->mnemonic) ? 16 : 0;
 }
@@ -870,6 +645,9 @@ static enum insn_class classify(const struct x86_insn *x, const struct insn *in)
 {
 	bool mm = false, vec = false;
 
+	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+	    x->i.meta.category == ZYDIS_CATEGORY_KMASK)
+		return CLS_AVX512;
 	if (x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return CLS_AVX;
 	if (x->i.meta.isa_set == ZYDIS_ISA_SET_X87 ||
@@ -916,21 +694,27 @@ bool interp_fpu_decode(struct vcpu *v, const struct x86_insn *x,
 		       const uint8_t *bytes, struct insn *in)
 {
 	const struct native_thunk *t;
-	bool x87, full;
+	enum native_kind kind;
+	bool full;
 
 	in->cls = classify(x, in);
 	if (in->cls == CLS_NONE || wide_outside_64(x))
 		return false;
 	in->align = alignment(x, in);
-	x87 = in->cls != CLS_SSE && in->cls != CLS_AVX;
+	if (in->cls == CLS_AVX512 && interp_vsib_decode(x, in))
+		return true;
+	kind = in->cls == CLS_SSE || in->cls == CLS_AVX ? NATIVE_VEC
+	       : in->cls == CLS_AVX512			? NATIVE_EVEX
+							: NATIVE_X87;
 	for (int tries = 0; tries < 2; tries++) {
-		t = native_get(v->interp->native, x87 ? NATIVE_X87 : NATIVE_VEC,
-			       x, bytes, &full);
+		t = native_get(v->interp->native, kind, x, bytes, &full);
 		if (t || !full)
 			break;
 		interp_native_full(v);
 	}
-	in->fn = x87 ? h_x87 : h_vec;
+	in->fn = kind == NATIVE_X87    ? h_x87
+		 : kind == NATIVE_EVEX ? interp_evex
+				       : h_vec;
 	in->thunk = t;
 	return t;
 }
@@ -941,12 +725,6 @@ const struct op_desc interp_ops_fpu[] = {
 	OPS1(LDMXCSR, 0, h_ldmxcsr), OPS1(VLDMXCSR, 0, h_ldmxcsr),
 	OPS1(STMXCSR, 0, h_stmxcsr), OPS1(VSTMXCSR, 0, h_stmxcsr),
 	OPS1(VZEROALL, 0, h_vzero), OPS1(VZEROUPPER, 0, h_vzero),
-	OPS1(FXSAVE, 0, h_fxsave), OPS1(FXSAVE64, 0, h_fxsave),
-	OPS1(FXRSTOR, 0, h_fxrstor), OPS1(FXRSTOR64, 0, h_fxrstor),
-	OPS1(XSAVE, 0, h_xsave), OPS1(XSAVE64, 0, h_xsave),
-	OPS1(XSAVEOPT, 0, h_xsave), OPS1(XSAVEOPT64, 0, h_xsave),
-	OPS1(XSAVEC, 0, h_xsave), OPS1(XSAVEC64, 0, h_xsave),
-	OPS1(XRSTOR, 0, h_xrstor), OPS1(XRSTOR64, 0, h_xrstor),
 	OPS1(MASKMOVQ, 0, h_maskmov), OPS1(MASKMOVDQU, 0, h_maskmov),
 	OPS1(VMASKMOVDQU, 0, h_maskmov),
 	OPS1(VMASKMOVPS, 0, h_vmaskmov), OPS1(VMASKMOVPD, 0, h_vmaskmov),

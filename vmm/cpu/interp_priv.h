@@ -50,7 +50,7 @@ enum opnd_kind {
 /* clang-format off */
 struct opnd {
 	uint8_t kind : 4; /* enum opnd_kind */
-	uint8_t reg : 4;
+	uint8_t reg : 4;  /* of a vector register, its low bits */
 	uint8_t size;	  /* bytes */
 };
 
@@ -117,6 +117,7 @@ enum insn_class {
 	CLS_SSE,
 	CLS_SSEMMX,
 	CLS_AVX,
+	CLS_AVX512,
 	CLS_XSAVE,
 };
 
@@ -166,7 +167,8 @@ struct op_desc {
 /* clang-format on */
 
 extern const struct op_desc interp_ops_alu[], interp_ops_bits[],
-	interp_ops_flow[], interp_ops_sys[], interp_ops_fpu[];
+	interp_ops_flow[], interp_ops_sys[], interp_ops_fpu[],
+	interp_ops_save[];
 /* Each ends with mnemonic 0. */
 
 /* Build the decoded form of the bytes. CPU_EXC: #UD, #GP, or the fetch fault. */

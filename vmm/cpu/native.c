@@ -8,6 +8,7 @@
  *   NATIVE_VEC	 ldmxcsr; load the XMM/YMM registers named, whole; the GPR
  *		 operand in rax (or rcx, rdx, rax as implicit operands); the
  *		 instruction; store all of it; flags; stmxcsr; host's mxcsr
+ *   NATIVE_EVEX the same with ZMM0 to 31 and K0 to 7
  *   NATIVE_X87	 the same with FXRSTOR64 and FXSAVE64 of the image for the
  *		 registers, and FNINIT for the host at the end
  *
@@ -37,13 +38,13 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "vmm/cpu/xstate.h"
+
 #define CODE_BYTES  (1u << 20)
 #define SLOTS	    8192u /* a power of two */
 #define MAX_THUNKS  6000u
 #define THUNK_BYTES 1024 /* of one, at most: 16 registers and change */
 
-#define OFF_XMM	    160 /* in the XSAVE image (SDM vol. 1, 13.4) */
-#define OFF_YMM_HI  576
 #define OFF(field)  offsetof(struct native_regs, field)
 
 struct slot {
@@ -146,10 +147,10 @@ static void emit_vec_load(struct buf *e, unsigned n)
 
 	/* vmovups xmm, [rsi+disp32] */
 	EMIT(e, 0xc5, r | 0x78, 0x10, 0x86 | reg);
-	emit32(e, OFF_XMM + 16 * n);
+	emit32(e, XS_XMM + 16 * n);
 	/* vinsertf128 ymm, ymm, [rsi+disp32], 1 */
 	EMIT(e, 0xc4, r | 0x63, (~n & 15) << 3 | 5, 0x18, 0x86 | reg);
-	emit32(e, OFF_YMM_HI + 16 * n);
+	emit32(e, XS_YMM + 16 * n);
 	EMIT(e, 1);
 }
 
@@ -159,16 +160,49 @@ static void emit_vec_store(struct buf *e, unsigned n)
 
 	/* vmovups [rsi+disp32], xmm */
 	EMIT(e, 0xc5, r | 0x78, 0x11, 0x86 | reg);
-	emit32(e, OFF_XMM + 16 * n);
+	emit32(e, XS_XMM + 16 * n);
 	/* vextractf128 [rsi+disp32], ymm, 1 */
 	EMIT(e, 0xc4, r | 0x63, 0x7d, 0x19, 0x86 | reg);
-	emit32(e, OFF_YMM_HI + 16 * n);
+	emit32(e, XS_YMM + 16 * n);
 	EMIT(e, 1);
+}
+
+/* ZMM16 to 31 are whole in the image, of the others the upper half is */
+static void emit_zmm(struct buf *e, unsigned n, bool store)
+{
+	uint8_t reg = 0x86 | (n & 7) << 3;
+
+	if (n >= 16) {
+		/* vmovups zmm, [rsi+disp32] */
+		EMIT(e, 0x62, n & 8 ? 0x61 : 0xe1, 0x7c, 0x48, 0x10 | store,
+		     reg);
+		emit32(e, xstate()->hi16 + 64 * (n - 16));
+		return;
+	}
+	if (store)
+		emit_vec_store(e, n);
+	else
+		emit_vec_load(e, n);
+	/* vinsertf64x4 zmm, zmm, [rsi+disp32], 1; vextractf64x4 */
+	EMIT(e, 0x62, n & 8 ? 0x73 : 0xf3,
+	     store ? 0xfd : 0x80 | (~n & 15) << 3 | 5, 0x48,
+	     store ? 0x1b : 0x3a, reg);
+	emit32(e, xstate()->zmm + 32 * n);
+	EMIT(e, 1);
+}
+
+/* kmovq k, [rsi+disp32] */
+static void emit_mask(struct buf *e, unsigned k, bool store)
+{
+	EMIT(e, 0xc4, 0xe1, 0xf8, 0x90 | store, 0x86 | k << 3);
+	emit32(e, xstate()->opmask + 8 * k);
 }
 
 /* ---- what the instruction needs ---- */
 struct needs {
 	uint32_t vec; /* registers, a bit each */
+	uint16_t vex_written;
+	uint8_t masks;
 	bool mem, gpr_reg, gpr_rm, implicit, is4, flags_in, flags_out;
 };
 
@@ -192,11 +226,15 @@ static bool analyse(const struct x86_insn *x, struct needs *nd)
 			continue;
 		if (o->encoding == ZYDIS_OPERAND_ENCODING_IS4)
 			nd->is4 = true;
+		n = x86_mask_number(o->reg.value);
+		if (n >= 0)
+			nd->masks |= 1u << n;
 		n = x86_vec_number(o->reg.value);
-		if (n >= 16)
-			return false;
 		if (n >= 0)
 			nd->vec |= 1u << n;
+		if (n >= 0 && x->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
+		    (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			nd->vex_written |= 1u << n;
 		if (x86_gpr_number(o->reg.value, &high) < 0)
 			continue;
 		if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
@@ -248,11 +286,35 @@ static bool ignores_w(const ZydisDecodedInstruction *i, const struct needs *nd)
 	switch (i->mnemonic) {
 	case ZYDIS_MNEMONIC_VCVTSI2SS:
 	case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTUSI2SS:
+	case ZYDIS_MNEMONIC_VCVTUSI2SD:
+	case ZYDIS_MNEMONIC_VPINSRD:
+	case ZYDIS_MNEMONIC_VPEXTRD:
 	case ZYDIS_MNEMONIC_VMOVD:
 		return true;
 	default:
 		return nd->gpr_reg || nd->gpr_rm || nd->implicit;
 	}
+}
+
+/* The prefix. Its register bits count in 64-bit mode alone. */
+static void emit_evex(struct buf *e, const struct x86_insn *x, const uint8_t *b,
+		      const struct needs *nd)
+{
+	uint8_t p0 = b[1], p1 = b[2], p2 = b[3];
+
+	if (x->i.machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
+		p0 |= 0xf0;
+		p1 |= 0x40;
+		p2 |= 0x08;
+	}
+	if (ignores_w(&x->i, nd))
+		p1 &= 0x7f;
+	if (nd->gpr_reg)
+		p0 |= 0x90; /* R, R' */
+	if (nd->mem || nd->gpr_rm)
+		p0 |= 0x60; /* X, B */
+	EMIT(e, 0x62, p0, p1, p2);
 }
 
 static void emit_insn(struct buf *e, const struct x86_insn *x, const uint8_t *b,
@@ -275,7 +337,10 @@ static void emit_insn(struct buf *e, const struct x86_insn *x, const uint8_t *b,
 			break;
 		}
 	}
-	if (i->attributes & ZYDIS_ATTRIB_HAS_VEX) {
+	if (i->attributes & ZYDIS_ATTRIB_HAS_EVEX) {
+		emit_evex(e, x, b + p, nd);
+		p += 4;
+	} else if (i->attributes & ZYDIS_ATTRIB_HAS_VEX) {
 		uint8_t b1 = b[p + 1];
 
 		if (nd->gpr_reg)
@@ -307,7 +372,13 @@ static void emit_insn(struct buf *e, const struct x86_insn *x, const uint8_t *b,
 		m &= ~7;
 	p = end + 1;
 	if (nd->mem) {
-		EMIT(e, 0x40 | (m & 0x38) | 7, OFF(mem));
+		if (i->attributes & ZYDIS_ATTRIB_HAS_EVEX) {
+			/* disp32: a disp8 would be in units of its own */
+			EMIT(e, 0x80 | (m & 0x38) | 7);
+			emit32(e, OFF(mem));
+		} else {
+			EMIT(e, 0x40 | (m & 0x38) | 7, OFF(mem));
+		}
 		if (i->attributes & ZYDIS_ATTRIB_HAS_SIB)
 			p++;
 		p += i->raw.disp.size / 8;
@@ -321,6 +392,24 @@ static void emit_insn(struct buf *e, const struct x86_insn *x, const uint8_t *b,
 		e->b[e->n - 1] &= 0x7f;
 }
 
+static void emit_vectors(struct buf *e, enum native_kind kind,
+			 const struct needs *nd, bool store)
+{
+	for (unsigned n = 0; n < 32 && kind != NATIVE_X87; n++) {
+		if (!(nd->vec >> n & 1))
+			continue;
+		if (kind == NATIVE_EVEX)
+			emit_zmm(e, n, store);
+		else if (store)
+			emit_vec_store(e, n);
+		else
+			emit_vec_load(e, n);
+	}
+	for (unsigned k = 0; k < 8 && kind == NATIVE_EVEX; k++)
+		if (nd->masks >> k & 1)
+			emit_mask(e, k, store);
+}
+
 static void build(struct buf *e, enum native_kind kind,
 		  const struct x86_insn *x, const uint8_t *bytes,
 		  const struct needs *nd)
@@ -328,9 +417,7 @@ static void build(struct buf *e, enum native_kind kind,
 	if (kind == NATIVE_X87)
 		EMIT(e, 0x48, 0x0f, 0xae, 0x0e); /* fxrstor64 [rsi] */
 	EMIT(e, 0x0f, 0xae, 0x57, OFF(mxcsr));	 /* ldmxcsr [rdi+..] */
-	for (unsigned n = 0; n < 16 && kind == NATIVE_VEC; n++)
-		if (nd->vec & 1u << n)
-			emit_vec_load(e, n);
+	emit_vectors(e, kind, nd, false);
 	if (nd->gpr_reg || nd->gpr_rm)
 		emit_load(e, RAX, OFF(gpr));
 	if (nd->implicit) {
@@ -351,9 +438,7 @@ static void build(struct buf *e, enum native_kind kind,
 	if (nd->flags_out)
 		EMIT(e, 0x9c, 0x8f, 0x47, OFF(rflags)); /* pushfq; pop */
 	EMIT(e, 0x0f, 0xae, 0x5f, OFF(mxcsr));		/* stmxcsr [rdi+..] */
-	for (unsigned n = 0; n < 16 && kind == NATIVE_VEC; n++)
-		if (nd->vec & 1u << n)
-			emit_vec_store(e, n);
+	emit_vectors(e, kind, nd, true);
 	if (kind == NATIVE_X87)
 		EMIT(e, 0x48, 0x0f, 0xae, 0x06,	    /* fxsave64 [rsi] */
 		     0xdb, 0xe3);		    /* fninit */
@@ -387,7 +472,8 @@ const struct native_thunk *native_get(struct native *n, enum native_kind kind,
 	uint64_t hash;
 
 	*full = false;
-	if (!analyse(x, &nd))
+	if (!analyse(x, &nd) ||
+	    (kind != NATIVE_EVEX && (nd.vec >> 16 || nd.masks)))
 		return NULL;
 	build(&e, kind, x, bytes, &nd);
 	hash = XXH3_64bits(e.b, e.n);
@@ -403,6 +489,8 @@ const struct native_thunk *native_get(struct native *n, enum native_kind kind,
 	s->t.gpr = nd.gpr_reg || nd.gpr_rm;
 	s->t.implicit = nd.implicit;
 	s->t.flags = nd.flags_out;
+	s->t.vex_written = nd.vex_written;
+	s->t.mask = x86_evex_mask(x);
 	s->off = n->used;
 	s->len = e.n;
 	s->hash = hash;

@@ -21,8 +21,9 @@ struct native_regs {
 };
 
 enum native_kind {
-	NATIVE_VEC, /* SSE, AVX: only the registers named are loaded */
-	NATIVE_X87, /* x87, MMX: FXRSTOR and FXSAVE around it */
+	NATIVE_VEC,  /* SSE, AVX: only the registers named are loaded */
+	NATIVE_EVEX, /* the same, all 64 bytes of them, and mask registers */
+	NATIVE_X87,  /* x87, MMX: FXRSTOR and FXSAVE around it */
 };
 
 struct native_thunk {
@@ -30,6 +31,8 @@ struct native_thunk {
 	bool gpr;      /* native_regs.gpr stands for a general register */
 	bool implicit; /* rcx, rdx, rax take part */
 	bool flags;    /* rflags is an output */
+	uint16_t vex_written; /* registers that a VEX encoding writes */
+	struct x86_evex_mask mask;
 };
 
 struct native;

@@ -10,7 +10,6 @@
  */
 #include "vmm/cpu/vcpu.h"
 
-#include <cpuid.h>
 #include <immintrin.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -22,26 +21,11 @@
 
 #include "mm/base/log.h"
 #include "mm/p2m.h"
+#include "vmm/cpu/xstate.h"
 #include "vmm/mmu/mem.h"
 #include "vmm/mmu/walk.h"
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
-
-#define FPU_MIN_SIZE 832 /* legacy, header and AVX */
-
-static uint64_t __attribute__((target("xsave"))) host_xcr0(void)
-{
-	return _xgetbv(0);
-}
-
-static uint32_t host_xsave_size(void)
-{
-	uint32_t a, b, c, d;
-
-	if (!__get_cpuid_count(0xd, 0, &a, &b, &c, &d) || c < FPU_MIN_SIZE)
-		return FPU_MIN_SIZE;
-	return c;
-}
 
 struct vcpu *vcpu_create(struct vm *vm, unsigned id, int *memfd_out)
 {
@@ -57,8 +41,8 @@ struct vcpu *vcpu_create(struct vm *vm, unsigned id, int *memfd_out)
 		goto err_fd;
 	v->vm = vm;
 	v->id = id;
-	v->fpu_size = host_xsave_size();
-	v->host_xcr0 = host_xcr0();
+	v->fpu_size = xstate()->size;
+	v->host_xcr0 = xstate()->host_xcr0;
 	if (posix_memalign(&v->fpu, 64, (v->fpu_size + 63) & ~63u))
 		goto err_map;
 	if (mem_init(v))

@@ -61,6 +61,8 @@
 #define XCR0_X87	   (1ull << 0)
 #define XCR0_SSE	   (1ull << 1)
 #define XCR0_AVX	   (1ull << 2)
+#define XCR0_AVX512	   (7ull << 5) /* masks, ZMM0-15, ZMM16-31 */
+#define XCR0_ALL	   (7ull | XCR0_AVX512)
 #define EFER_SCE	   (1ull << 0)
 #define EFER_LME	   (1ull << 8)
 #define EFER_LMA	   (1ull << 10)

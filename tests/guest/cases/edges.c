@@ -220,6 +220,10 @@ SNIP(e_walk_mask, "push %rcx\npop %rcx\nvpxor %xmm0, %xmm0, %xmm0\n1: " SUB8
 		  "vpmaskmovd %ymm1, %ymm0, (%rsp)\n"
 		  "dec %rcx\njnz 1b\nmov (%rsp), %rbx");
 
+SNIP(e_walk_evex, "push %rcx\npop %rcx\nkxorq %k1, %k1, %k1\n1: " SUB8
+		  "vmovdqu32 %zmm1, (%rsp){%k1}\n"
+		  "dec %rcx\njnz 1b\nmov (%rsp), %rbx");
+
 static void rsp_walk(const char *what, const void *code)
 {
 	static const unsigned slot[] = { 200, 100, 50, 30, 25 };
@@ -252,6 +256,8 @@ int main(void)
 	rsp_walk("RSP walks, BTS", e_walk_bt);
 	if (has_avx2() && xsave_enable())
 		rsp_walk("RSP walks, VPMASKMOVD", e_walk_mask);
+	if (has_avx512())
+		rsp_walk("RSP walks, VMOVDQU32", e_walk_evex);
 	high_bytes();
 	canonical_end();
 	code_pages();

@@ -649,6 +649,12 @@ SNIP(big_gather, "vpcmpeqd %xmm1, %xmm1, %xmm1\n vmovq %r12, %xmm2\n"
 		 "vpunpcklqdq %xmm2, %xmm2, %xmm2\n.globl big_gather_at\n"
 		 "big_gather_at: vpgatherqq %xmm1, (%r10,%xmm2,8), %xmm3");
 SNIP(big_ymm, "vmovups %ymm1, (%r11)");
+SNIP(big_zmm, "vmovups %zmm17, (%r11)");
+SNIP(big_zmmd, "vmovups 8128(%r10), %zmm17");
+SNIP(big_kmov, "kmovq %k2, (%r11)");
+SNIP(big_scatter, "kxnorq %k1, %k1, %k1\n vpbroadcastq %r12, %zmm18\n"
+		  ".globl big_scatter_at\n"
+		  "big_scatter_at: vpscatterqq %zmm1, (%r10,%zmm18,8){%k1}");
 SNIP(big_cx16, "cmpxchg16b (%rdi)");
 SNIP(big_fnsave, "fnsave (%r10)\n");
 SNIP(big_lgdt, "lgdt (%r11)");
@@ -659,7 +665,7 @@ SNIP(big_maskmov, "vpcmpeqd %ymm1, %ymm1, %ymm1\n.globl big_maskmov_at\n"
 		  "big_maskmov_at: vpmaskmovd %ymm2, %ymm1, (%r10)");
 SNIP(big_maskmovdqu, "pcmpeqd %xmm1, %xmm1\n.globl big_maskmovdqu_at\n"
 		     "big_maskmovdqu_at: maskmovdqu %xmm1, %xmm2");
-extern char big_xsave_at[], big_xrstor_at[], big_gather_at[], big_invpcid_at[],
+extern char big_scatter_at[], big_xsave_at[], big_xrstor_at[], big_gather_at[], big_invpcid_at[],
 	big_maskmov_at[], big_maskmovdqu_at[];
 
 static void big(void)
@@ -667,7 +673,7 @@ static void big(void)
 	static const struct {
 		const char *name, *code, *at;
 		unsigned size, align;
-		bool write, avx;
+		u8 write, avx; /* avx: 2 for AVX-512 */
 	} t[] = {
 		{ "fxsave", big_fxsave, big_fxsave, 512, 16, 1, 0 },
 		{ "fxrstor", big_fxrstor, big_fxrstor, 512, 16, 0, 0 },
@@ -675,6 +681,10 @@ static void big(void)
 		{ "xrstor", big_xrstor, big_xrstor_at, 832, 64, 0, 1 },
 		{ "gather", big_gather, big_gather_at, 8, 1, 0, 1 },
 		{ "ymm", big_ymm, big_ymm, 32, 1, 1, 1 },
+		{ "zmm", big_zmm, big_zmm, 64, 1, 1, 2 },
+		{ "zmm disp8", big_zmmd, big_zmmd, 64, 1, 0, 2 },
+		{ "kmov", big_kmov, big_kmov, 8, 1, 1, 2 },
+		{ "scatter", big_scatter, big_scatter_at, 8, 1, 1, 2 },
 		{ "cx16", big_cx16, big_cx16, 16, 16, 1, 0 },
 		{ "fnsave", big_fnsave, big_fnsave, 108, 1, 1, 0 },
 		{ "lgdt", big_lgdt, big_lgdt, 10, 1, 0, 0 },
@@ -683,7 +693,7 @@ static void big(void)
 		{ "maskmov", big_maskmov, big_maskmov_at, 32, 1, 1, 1 },
 		{ "maskmovdqu", big_maskmovdqu, big_maskmovdqu_at, 16, 1, 1, 0 },
 	};
-	bool avx = xsave_enable() && has_avx2();
+	unsigned avx = xsave_enable() && has_avx2() ? 1 + has_avx512() : 0;
 
 	part("big operands");
 	for (unsigned n = 0; n < 2500; n++) {
@@ -692,7 +702,7 @@ static void big(void)
 		struct regs r;
 		bool end = n & 1;
 
-		if ((t[i].avx && !avx) ||
+		if (t[i].avx > avx ||
 		    (t[i].code == big_invpcid && !has_invpcid()))
 			continue;
 		if (n % 3 == 0)
@@ -707,7 +717,10 @@ static void big(void)
 			continue;
 		regs_kernel(&r, t[i].code);
 		r.r12 = rnd();
-		r.r10 = t[i].code == big_gather ? a - r.r12 * 8 : a;
+		r.r10 = t[i].code == big_zmmd ? a - 8128
+			: t[i].code == big_gather || t[i].code == big_scatter
+				? a - r.r12 * 8
+				: a;
 		r.r11 = a, r.rdi = a;
 		run(&r);
 		if (r.vec == 14 && t[i].code == big_fnsave)

@@ -377,6 +377,19 @@ SNIP(f_f16c, "vcvtph2ps %xmm1, %xmm2");
 SNIP(f_gfni, "gf2p8mulb %xmm1, %xmm2");
 SNIP(f_avx512, "vpaddd %zmm1, %zmm1, %zmm2");
 SNIP(f_avx512vl, "vpaddd %xmm17, %xmm1, %xmm2");
+SNIP(f_avx512dq, "vpmullq %zmm1, %zmm2, %zmm3");
+SNIP(f_avx512bw, "kmovq %rax, %k1");
+SNIP(f_avx512cd, "vplzcntd %zmm1, %zmm2");
+SNIP(f_ifma, "vpmadd52luq %zmm1, %zmm2, %zmm3");
+SNIP(f_vbmi, "vpermb %zmm1, %zmm2, %zmm3");
+SNIP(f_vbmi2, "vpcompressb %zmm1, %zmm2");
+SNIP(f_vnni, "vpdpbusd %zmm1, %zmm2, %zmm3");
+SNIP(f_bitalg, "vpopcntb %zmm1, %zmm2");
+SNIP(f_vpopcnt, "vpopcntd %zmm1, %zmm2");
+SNIP(f_vp2i, "vp2intersectd %zmm1, %zmm2, %k2");
+SNIP(f_fp16, ".byte 0x62, 0xf5, 0x6c, 0x48, 0x58, 0xd9"); /* vaddph */
+SNIP(f_bf16, "vcvtneps2bf16 %zmm1, %ymm2");
+SNIP(f_avxvnni, "{vex} vpdpbusd %ymm1, %ymm2, %ymm3");
 SNIP(f_cx16, "and $-16, %rsp\n cmpxchg16b (%rsp)");
 SNIP(f_ssse3, "pshufb %xmm1, %xmm2");
 SNIP(f_sse41, "pminsd %xmm1, %xmm2");
@@ -401,7 +414,7 @@ SNIP(f_rdpru, ".byte 0x0f, 0x01, 0xfd");
 static void promises(void)
 {
 	/* leaf 1 c, 7 b, 7 c, 8..1 c, d */
-	enum { C1, B7, C7, C81, A13, D7, B88 };
+	enum { C1, B7, C7, C81, A13, D7, B88, A71 };
 	static const struct {
 		const char *name, *code;
 		u8 word, bit;
@@ -423,6 +436,16 @@ static void promises(void)
 		{ "invpcid", f_invpcid, B7, 10, 0 },
 		{ "avx512f", f_avx512, B7, 16, 0 },
 		{ "avx512vl", f_avx512vl, B7, 31, 0 },
+		{ "avx512dq", f_avx512dq, B7, 17, 0 },
+		{ "avx512bw", f_avx512bw, B7, 30, 0 },
+		{ "avx512cd", f_avx512cd, B7, 28, 0 },
+		{ "ifma", f_ifma, B7, 21, 0 }, { "vbmi", f_vbmi, C7, 1, 0 },
+		{ "vbmi2", f_vbmi2, C7, 6, 0 }, { "vnni", f_vnni, C7, 11, 0 },
+		{ "bitalg", f_bitalg, C7, 12, 0 },
+		{ "vpopcntdq", f_vpopcnt, C7, 14, 0 },
+		{ "vp2intersect", f_vp2i, D7, 8, 0 },
+		{ "fp16", f_fp16, D7, 23, 0 }, { "bf16", f_bf16, A71, 5, 0 },
+		{ "avx-vnni", f_avxvnni, A71, 4, 0 },
 		{ "fsgsbase", f_fsgs, B7, 0, 0 },
 		{ "gfni", f_gfni, C7, 8, 0 }, { "rdpid", rdpid_s, C7, 22, 0 },
 		{ "waitpkg", f_umwait, C7, 5, 0 },
@@ -432,11 +455,13 @@ static void promises(void)
 		{ "xsaveopt", f_xsaveopt, A13, 0, 0 },
 		{ "rdpru", f_rdpru, B88, 4, 0 },
 	};
-	u32 w[7] = { cpuid(1, 0).c, cpuid(7, 0).b, cpuid(7, 0).c,
+	u32 w[8] = { cpuid(1, 0).c, cpuid(7, 0).b, cpuid(7, 0).c,
 		     cpuid(0x80000001, 0).c, cpuid(13, 1).a, cpuid(7, 0).d,
-		     cpuid(0x80000008, 0).b };
+		     cpuid(0x80000008, 0).b,
+		     cpuid(7, 0).a ? cpuid(7, 1).a : 0 };
 
 	part("promises");
+	xsave_enable();
 	if (has_fsgsbase())
 		write_cr4(read_cr4() | CR4_FSGSBASE);
 	for (unsigned i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
@@ -493,10 +518,12 @@ static void cpuid_xsave(void)
 	regs_kernel(&r, xgetbv0);
 	run_ok(&r);
 	xcr0 = r.rax | r.rdx << 32;
-	CHECK_EQ(xcr0, has_avx() ? 7 : 3);
+	CHECK_EQ(xcr0, has_avx512() ? 0xe7 : has_avx() ? 7 : 3);
 	d = cpuid(13, 0);
 	CHECK_EQ(xcr0 & ~(d.a | (u64)d.d << 32), 0);
-	CHECK_EQ(d.b, has_avx() ? 832 : 576);
+	CHECK_EQ(d.b, has_avx512() ? cpuid(13, 7).a + cpuid(13, 7).b
+			: has_avx() ? 832
+				    : 576);
 	CHECK(d.c >= d.b);
 	if (has_avx()) {
 		struct cpuid y = cpuid(13, 2);

@@ -39,6 +39,7 @@ FEATURE(fsgsbase, 7, 0, b, 0)
 FEATURE(bmi1, 7, 0, b, 3)
 FEATURE(avx2, 7, 0, b, 5)
 FEATURE(smep, 7, 0, b, 7)
+FEATURE(avx512, 7, 0, b, 16)
 FEATURE(bmi2, 7, 0, b, 8)
 FEATURE(invpcid, 7, 0, b, 10)
 FEATURE(smap, 7, 0, b, 20)
@@ -50,7 +51,7 @@ FEATURE(1g, 0x80000001, 0, d, 26)
 
 bool xsave_enable(void)
 {
-	u32 m = has_avx() ? 7 : 3;
+	u32 m = has_avx512() ? 0xe7 : has_avx() ? 7 : 3;
 
 	if (!has_xsave())
 		return false;

@@ -188,7 +188,7 @@ struct cpuid {
 struct cpuid cpuid(u32 leaf, u32 sub);
 bool is_tcg(void); /* under QEMU's TCG, whose own limits we know */
 bool has_pcid(void), has_invpcid(void), has_fsgsbase(void), has_umip(void),
-	has_smep(void), has_smap(void), has_avx(void), has_avx2(void),
+	has_smep(void), has_smap(void), has_avx(void), has_avx2(void), has_avx512(void),
 	has_xsave(void), has_xsavec(void), has_x2apic(void),
 	has_tsc_deadline(void), has_rdtscp(void), has_rdpid(void),
 	has_1g(void), has_pge(void), has_bmi2(void), has_bmi1(void);
@@ -213,7 +213,8 @@ bool has_pcid(void), has_invpcid(void), has_fsgsbase(void), has_umip(void),
 #define MSR_STAR 0xc0000081
 #define MSR_LSTAR 0xc0000082
 #define MSR_FMASK 0xc0000084
-/* OSXSAVE on, XCR0 = x87 | SSE | AVX as far as there is one. False: none. */
+/* OSXSAVE on, XCR0 = x87 | SSE | AVX | AVX-512 as far as there is one. False:
+ * none. */
 bool xsave_enable(void);
 
 /* ---- descriptor tables ---- */
