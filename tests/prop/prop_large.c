@@ -208,8 +208,8 @@ static void use_at(struct model *m, unsigned v, unsigned i);
 static bool shadow_maps_big(struct model *m, gva_t va)
 {
 	for (int wi = 1; wi <= MAX_WIN; wi++)
-		for (uint32_t i = m->s->win[wi].head; i;
-		     i = m->s->node[i].wnext)
+		for (uint32_t i = node_first(&m->s->win[wi]); i;
+		     i = node_after(m->s, &m->s->win[wi], i))
 			if (m->s->node[i].flags & N_BIG &&
 			    m->s->win[wi].gbase +
 					    ((gva_t)m->s->node[i].vpn << 12) ==
@@ -445,8 +445,8 @@ static void grow(struct model *m)
 static void check_nodes(struct model *m)
 {
 	for (int wi = 1; wi <= MAX_WIN; wi++) {
-		for (uint32_t i = m->s->win[wi].head; i;
-		     i = m->s->node[i].wnext) {
+		for (uint32_t i = node_first(&m->s->win[wi]); i;
+		     i = node_after(m->s, &m->s->win[wi], i)) {
 			const struct node *n = &m->s->node[i];
 			struct p2m_backing b;
 

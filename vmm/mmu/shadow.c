@@ -126,8 +126,8 @@ void window_clear(struct shadow *s, int wi)
 		return;
 	munmap((void *)w->hbase, SLOT_SIZE);
 	carpet_cut_window(s, wi);
-	while (w->head)
-		node_del(s, w->head);
+	while (node_first(w))
+		node_del(s, node_first(w));
 }
 
 static void window_free(struct shadow *s, int wi)

@@ -89,7 +89,7 @@ int shadow_audit(struct shadow *s)
 
 		if (!w->used)
 			continue;
-		for (uint32_t i = w->head; i; i = s->node[i].wnext) {
+		for (uint32_t i = node_first(w); i; i = node_after(s, w, i)) {
 			uint8_t f = s->node[i].flags;
 
 			wrong += check_node(s, wi, i);

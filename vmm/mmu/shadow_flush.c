@@ -59,10 +59,11 @@ static void node_revalidate(struct shadow *s, uint32_t i)
 /* After an exec or an exit nothing of a user window is valid: one munmap. */
 static bool window_dead(struct shadow *s, int wi)
 {
+	const struct window *w = &s->win[wi];
 	struct walk_hint h = {0};
 	uint32_t i;
 
-	for (i = s->win[wi].head; i; i = s->node[i].wnext)
+	for (i = node_first(w); i; i = node_after(s, w, i))
 		if (judge(s, &s->node[i], &h) != NODE_GONE)
 			return false;
 	return true;
@@ -95,20 +96,21 @@ static void doomed_add(struct shadow *s, int wi, struct doomed *d, uint32_t vpn)
 
 static void window_revalidate(struct shadow *s, int wi, bool loose_only)
 {
-	uint32_t i = s->win[wi].head, next;
+	const struct window *w = &s->win[wi];
+	uint32_t i = node_first(w), next;
 	struct doomed d = {0, 0};
 	struct walk_hint h = {0};
 
-	if (!loose_only && s->win[wi].n > 1 && window_dead(s, wi)) {
-		s->st.revalidated += s->win[wi].n;
-		s->st.reval_gone += s->win[wi].n;
+	if (!loose_only && w->n > 1 && window_dead(s, wi)) {
+		s->st.revalidated += w->n;
+		s->st.reval_gone += w->n;
 		window_clear(s, wi);
 		return;
 	}
 	for (; i; i = next) {
-		next = s->node[i].wnext;
 		if (loose_only && !(s->node[i].flags & N_LOOSE))
-			continue;
+			break;
+		next = node_after(s, w, i);
 		s->st.revalidated++;
 		/* A big one: all of it, or page by page. */
 		if (s->node[i].flags & N_BIG) {
@@ -178,8 +180,8 @@ static void flush_page_window(struct shadow *s, int wi, gva_t gva)
 	}
 	if (!w->n_huge)
 		return;
-	for (i = w->head; i; i = next) {
-		next = s->node[i].wnext;
+	for (i = node_first(w); i; i = next) {
+		next = node_after(s, w, i);
 		if ((s->node[i].flags & N_HUGE) &&
 		    s->node[i].vpn >> 18 == vpn >> 18)
 			node_unmap(s, i);

@@ -40,6 +40,7 @@ void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
 	struct window *w = &s->win[win];
 	uint32_t i = s->free_node, *b = node_bucket(s, win, vpn);
 	uint32_t *r = node_rmap(s, ppn, flags);
+	uint32_t *head = &w->head[!!(flags & N_LOOSE)];
 	struct node *n;
 
 	if (i)
@@ -56,10 +57,10 @@ void node_add(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
 	n->rnext = *r;
 	*r = i;
 	n->wprev = 0;
-	n->wnext = w->head;
-	if (w->head)
-		s->node[w->head].wprev = i;
-	w->head = i;
+	n->wnext = *head;
+	if (*head)
+		s->node[*head].wprev = i;
+	*head = i;
 	count_flags(s, w, flags, 1);
 }
 
@@ -80,7 +81,7 @@ void node_del(struct shadow *s, uint32_t i)
 	if (n->wprev)
 		s->node[n->wprev].wnext = n->wnext;
 	else
-		w->head = n->wnext;
+		w->head[!!(n->flags & N_LOOSE)] = n->wnext;
 	if (n->wnext)
 		s->node[n->wnext].wprev = n->wprev;
 	count_flags(s, w, n->flags, -1);
@@ -146,9 +147,10 @@ static bool joined(const struct shadow *s, const struct node *a,
 /* The VMAs of a window: its runs, and what of a carpet goes on behind one. */
 static uint64_t count_vmas(struct shadow *s, unsigned win)
 {
-	uint64_t n = s->win[win].n_carpets;
+	const struct window *w = &s->win[win];
+	uint64_t n = w->n_carpets;
 
-	for (uint32_t i = s->win[win].head; i; i = s->node[i].wnext) {
+	for (uint32_t i = node_first(w); i; i = node_after(s, w, i)) {
 		uint32_t end = s->node[i].vpn + node_pages(&s->node[i]);
 		uint32_t k = node_at(s, win, end);
 

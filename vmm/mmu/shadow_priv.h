@@ -58,7 +58,7 @@ struct window {
 	bool used, super;
 	uint16_t gslot, hslot;
 	uint64_t hbase, gbase;
-	uint32_t head; /* nodes */
+	uint32_t head[2]; /* nodes; [1] those that are N_LOOSE */
 	uint32_t n, n_loose, n_large, n_huge, n_big, n_carpets;
 	uint64_t born;
 	int next; /* of the space; -1 ends */
@@ -141,6 +141,19 @@ static inline uint32_t node_at(const struct shadow *s, unsigned win,
 		return i;
 	i = node_find(s, win, vpn & ~BIG_MASK);
 	return i && s->node[i].flags & N_BIG ? i : 0;
+}
+
+/* The nodes of a window in turn, the loose ones first. */
+static inline uint32_t node_first(const struct window *w)
+{
+	return w->head[1] ? w->head[1] : w->head[0];
+}
+static inline uint32_t node_after(const struct shadow *s,
+				  const struct window *w, uint32_t i)
+{
+	if (s->node[i].wnext || !(s->node[i].flags & N_LOOSE))
+		return s->node[i].wnext;
+	return w->head[0];
 }
 
 static inline uint64_t node_pages(const struct node *n)
