@@ -194,6 +194,24 @@ static void test_slot_move(void **state)
 		     OTHER, 8 * s);
 }
 
+/* Addresses that fit 32 bits are fields of 32 bits: what moves further must not
+ * change the code behind them. */
+static void test_low(void **state)
+{
+	uint64_t a = 1ul << 28, b = 2ul << 28;
+
+	for (uint64_t k = 0; k < 5; k++) {
+		uint64_t c = (k << 32) + (3ul << 28);
+
+		same(load, sizeof(load), a, b, c, 0);
+		same(call, sizeof(call), a, b, c, 0);
+		same(ret, sizeof(ret), a, b, c, 0);
+		/* From 2 GiB on they are no longer sign-extended. */
+		same(call, sizeof(call), a + (2ul << 30), b + (2ul << 30), c,
+		     0);
+	}
+}
+
 /* A return to where a call at the end of the lower half has pushed: #GP at the
  * return, with RSP before it. */
 static void test_past_canonical(void **state)
@@ -217,6 +235,7 @@ int main(void)
 		cmocka_unit_test(test_copied),
 		cmocka_unit_test(test_same_move),
 		cmocka_unit_test(test_slot_move),
+		cmocka_unit_test(test_low),
 		cmocka_unit_test(test_past_canonical),
 	};
 

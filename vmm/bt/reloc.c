@@ -29,6 +29,10 @@
  * own slot: how far they are is known (reach), and where a slot's border is nearer
  * than that there are no copies, and a unit there takes no template's place.
  *
+ * Low addresses: below 4 GiB a guest address may be emitted in 32 bits, and such a
+ * field, moved as one of 64 bits, would change the code behind it. The same goes
+ * for those: no copies, no templates.
+ *
  * Exits that are chained and the miss jump of the check are no part of the
  * comparison; a copy begins with all of them unchained. The cold part is made
  * anew (translate_cold.c). The recovery table is
@@ -65,6 +69,7 @@
 #include "vmm/bt/bt_priv.h"
 
 #define SLOT_SHIFT 39
+#define LOW_END	   (1ull << 32)
 
 enum kind {
 	R_GUEST64,     /* + the guest address's move */
@@ -87,13 +92,14 @@ static uint64_t slot_of(uint64_t rip)
 	return rip >> SLOT_SHIFT;
 }
 
-/* May operands so far from rip lie in another slot? */
+/* May operands so far from rip lie in another slot, or be small? */
 static bool near_border(uint64_t rip, uint32_t reach)
 {
 	uint64_t in = rip & ((1ull << SLOT_SHIFT) - 1);
 	uint64_t far = (uint64_t)reach + PAGE_SIZE;
 
-	return in < far || in > (1ull << SLOT_SHIFT) - far;
+	return in < far || in > (1ull << SLOT_SHIFT) - far ||
+	       rip < LOW_END + far;
 }
 
 /* Can a unit such as c, whose fields are known as tmpl says, be at rip? */
