@@ -12,9 +12,10 @@
  *   - what is mapped was allowed by a walk since the last flush that covers
  *     it; mapped writable only if the guest's leaf entry is writable and dirty
  *     and the p2m has been told;
- *   - INVLPG and its kin drop entries; MOV CR3 and the wider flushes
- *     *revalidate*: every page now mapped is walked again and dropped if its
- *     translation has become another, or less;
+ *   - flushes *revalidate*: every page now mapped that they are for (with
+ *     INVLPG, one; with MOV CR3 and wider ones, all) is walked again, and
+ *     dropped if its translation has become another, or less; one that INVLPG
+ *     names in a large page of the guest's goes with all of that;
  *   - guests that never flush keep stale entries, as on hardware.
  *
  * Address spaces ("spaces") are known by their root and keep their windows for

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest's TLB events: INVLPG drops, wider flushes revalidate what is
- * mapped, a CR3 write changes the space. shadow.c has the essay.
+ * The guest's TLB events: flushes revalidate what is mapped and drop what has
+ * changed, a CR3 write changes the space. shadow.c has the essay.
  */
 #include "vmm/mmu/shadow_priv.h"
 
@@ -167,7 +167,9 @@ static void flush_page_window(struct shadow *s, int wi, gva_t gva)
 			if (!i)
 				return;
 		}
-		node_unmap(s, i);
+		/* What the page tables still say may come back at any time:
+		 * pages that are made read-only are read again, mostly. */
+		node_revalidate(s, i);
 		return;
 	}
 	/* One INVLPG drops the whole of a large page. */
