@@ -146,7 +146,7 @@ struct control {
 	uint64_t store_limit;  /* what it may take, if there is a swap file */
 	uint64_t decompressed; /* pages brought back from it, ever */
 	uint64_t swapped_in;   /* pages brought back from swap, ever */
-	uint64_t swap_ahead;   /* of those, read ahead of their touch */
+	uint64_t swap_ahead;   /* of both, brought back ahead of their touch */
 	uint64_t swap_read_errors; /* reads that had to be tried again */
 	uint64_t discarded;	   /* pages given back by the guest, ever */
 	uint64_t evict[16];	   /* by enum evict, ever */

@@ -23,6 +23,12 @@
  * been asked to grow it may therefore run with what it has and a little more (a
  * loan), less than what the manager keeps in reserve.
  *
+ * When the quota is raised again, a guest finds its pages in the store and in the
+ * swap file one by one, at a host fault each. So while there is room, and the
+ * guest has waited for pages since the last look, FETCH_EACH more are brought
+ * back for each of these, wherever they are, in pieces between which the guest
+ * runs. They are marked idle: what nobody wants is the first to go again.
+ *
  * Killed here: the guest ends, its memory, store and swap file with it.
  */
 #include "vmm/monitor_reclaim.h"
@@ -39,7 +45,10 @@
 #define SAMPLE_MOST 8u
 #define LOOK_AHEAD  512u /* pages marked at a nudge */
 #define WAIT_NS	    5000000ull
-#define LOAN	    64u /* the quota's part */
+#define FETCH_LEAST 64u /* pages that came back, for it to be worth it */
+#define FETCH_EACH  8u
+#define FETCH_PIECE 128u /* pages brought back in one go */
+#define LOAN	    64u	 /* the quota's part */
 
 static uint64_t now_ns(void)
 {
@@ -164,6 +173,71 @@ static bool sample_due(struct monitor_reclaim *r, uint64_t now)
 	return true;
 }
 
+/* How many pages may come back without any others having to go. */
+static uint64_t room(const struct monitor_reclaim *r)
+{
+	uint64_t quota = control_get(&r->control->quota_bytes);
+	uint64_t most = quota - quota / 8, have = p2m_resident(r->vm->p2m);
+
+	return have < most ? (most - have) / PAGE_SIZE : 0;
+}
+
+/* The next page that is in the store or in the swap file, or false. */
+static bool next_away(struct monitor_reclaim *r, ppn_t *ppn)
+{
+	struct p2m *p = r->vm->p2m;
+	uint64_t n = p2m_max_ppn(p);
+
+	for (uint64_t i = 0; i < n; i++) {
+		enum p2m_state st;
+
+		r->next = r->next + 1 < n ? r->next + 1 : 0;
+		*ppn = (ppn_t){(uint32_t)r->next};
+		st = p2m_get_state(p, *ppn);
+		if (st == P2M_COMPRESSED || st == P2M_SWAPPED)
+			return true;
+	}
+	return false;
+}
+
+/* vCPU thread, outside of the engine. */
+static void fetch(struct vm *vm, struct vm_work *w)
+{
+	struct monitor_reclaim *r =
+		container_of(w, struct monitor_reclaim, fetch);
+	uint64_t most = room(r);
+
+	r->fetch_posted = false;
+	if (r->owed > most)
+		r->owed = most;
+	for (unsigned i = 0; i < FETCH_PIECE && r->owed; i++, r->owed--) {
+		ppn_t ppn;
+
+		if (!next_away(r, &ppn)) {
+			r->owed = 0;
+			return;
+		}
+		p2m_read(vm->p2m, ppn);
+		p2m_mark_idle(vm->p2m, ppn);
+		control_add(&r->control->swap_ahead, 1);
+	}
+	if (r->owed)
+		post(vm, &r->fetch, &r->fetch_posted);
+}
+
+static void fetch_due(struct monitor_reclaim *r)
+{
+	const struct control *c = r->control;
+	uint64_t came = c->decompressed + c->swapped_in - c->swap_ahead;
+	uint64_t n = came - r->came;
+
+	r->came = came;
+	if (n < FETCH_LEAST || !room(r))
+		return;
+	r->owed = n * FETCH_EACH;
+	post(r->vm, &r->fetch, &r->fetch_posted);
+}
+
 /* vCPU thread, outside of the engine. */
 static void look(struct vm *vm, struct vm_work *w)
 {
@@ -179,6 +253,7 @@ static void look(struct vm *vm, struct vm_work *w)
 	}
 	if (quota && p2m_resident(vm->p2m) > quota - quota / 8)
 		p2m_look_ahead(vm->p2m, LOOK_AHEAD);
+	fetch_due(r);
 	if (over(r))
 		pressure(r);
 }
@@ -238,6 +313,7 @@ void monitor_reclaim_init(struct monitor_reclaim *r, struct vm *vm,
 	r->press.fn = press;
 	r->look.fn = look;
 	r->reap.fn = reap;
+	r->fetch.fn = fetch;
 	if (getrandom(&r->rnd, sizeof(r->rnd), GRND_NONBLOCK) != sizeof(r->rnd))
 		r->rnd = now_ns();
 	p2m_set_lost(vm->p2m, on_lost, r);

@@ -111,6 +111,21 @@ ok "kill -9 of the manager: every byte right" until_true 90 good 2 ||
 gone() { for p in $pids; do dead "$p" || return 1; done; }
 ok "and the guests end by themselves" until_true 20 gone
 
+# ---- room again: what is away comes back before it is touched ----
+start 2 "48 10 25 70" --host-mem 300M --swap "$swap_dir"
+ok "guests fill their memory once more" until_true 90 filled 2 || show "$T/mout"
+away() { sample '[.vms[] | .compressed_bytes + .swapped_bytes] | add'; }
+set_ host mem=140M
+until_true 10 used_below $((143 << 20))
+was=$(away)
+set_ host mem=300M
+# A tenth of it is in use: the rest would stay where it is.
+home() { [ "$(away)" -lt $((was / 4)) ]; }
+ok "under a budget with room, pages come back ahead" until_true 15 home ||
+	echo "# $was bytes were away, $(away) are"
+wait "$manager"
+ok "and every byte is right" good 2 || show "$T"/logs/*.log
+
 # ---- it dies with one VM's quota written and the other's not; one VM stood
 # still for a while ----
 SARDINE_FAIL=kill-manager-quota:121
