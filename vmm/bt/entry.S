@@ -19,8 +19,8 @@
  */
 #include "vmm/bt/layout.h"
 
-#define HOT(i) (BT_VCPU_SIZE - 512 + 8 * (i))
-#define GPR(n) (BT_VCPU_SIZE - 128 + 8 * (n))
+#define HOT(i) (BT_VCPU_SIZE - BT_GAP - 512 + 8 * (i))
+#define GPR(n) (BT_VCPU_SIZE - BT_GAP - 128 + 8 * (n))
 #define RTH(i) BT_D_HOT(i)(%r15)
 #define RTG(n) BT_D_GPR(n)(%r15)
 

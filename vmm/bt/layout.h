@@ -14,11 +14,19 @@
  *	T		   delta table, entries 0..511   (lower half of 2^48)
  *	T + 256 MiB - 4 KiB	   the last 512 entries  (upper half)
  *
- * rT (host r15) holds T - 25. That is 39 mod 64, so rT is also the shift count
+ * rT (host r15) holds T - 89. That is 39 mod 64, so rT is also the shift count
  * that turns an address into its table index, and [rT - 128] .. [rT + 127]
- * covers gpr[] and the last three hot words with one-byte displacements.
+ * covers gpr[] and the last hot words with one-byte displacements.
+ *
+ * The CPU (Zen 4 at least) guesses that a load gets what was last stored to the
+ * same base register with a displacement alike in its low bits, and pays dearly
+ * when it does not. What is written all the time (r10, r11 and r15 of the guest,
+ * BT_D_IND, RSP's deltas) must not be alike mod 256 to a table entry that code
+ * has as a constant: those of slots 0xff (libraries) and 0x1ff (the kernel's
+ * text) would be r15's, but for BT_GAP between gpr[] and T.
  */
-#define BT_T_BIAS	 25
+#define BT_T_BIAS	 89
+#define BT_GAP		 64
 #define BT_VCPU_SIZE	 8192
 #define BT_IBTC_ENTRIES	 65536
 #define BT_IBTC_BYTES	 (BT_IBTC_ENTRIES * 8)
@@ -26,8 +34,8 @@
 #define BT_TABLE_SPAN	 (1 << 28)
 
 /* Displacements from rT. */
-#define BT_D_GPR(n)	 (8 * (n)-128 + BT_T_BIAS)
-#define BT_D_HOT(i)	 (8 * (i)-128 - 384 + BT_T_BIAS)
+#define BT_D_GPR(n)	 (8 * (n)-128 - BT_GAP + BT_T_BIAS)
+#define BT_D_HOT(i)	 (8 * (i)-128 - 384 - BT_GAP + BT_T_BIAS)
 #define BT_D_TABLE	 BT_T_BIAS
 #define BT_D_IBTC	 (BT_T_BIAS - BT_IBTC_OFF)
 #define BT_D_VCPU(o)	 ((int)(o)-BT_VCPU_SIZE + BT_T_BIAS)

@@ -12,7 +12,7 @@
  * if the displacement leads out of the slot, it leads into the guard beside
  * the window, and the fault is then done slowly. So:
  *
- *	shrx r10, base, rT ; mov r10, [rT + r10*8 + 25] ; op [base + r10 + disp]
+ *	shrx r10, base, rT ; mov r10, [rT + r10*8 + 89] ; op [base + r10 + disp]
  *
  * and a following access off a base that is known to be near reuses r10; an
  * index that is known to be small does not count (translate_facts.c). With

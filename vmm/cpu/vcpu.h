@@ -200,11 +200,12 @@ struct vcpu {
 			 * (bt/ibtc.c). */
 			_Alignas(64) uint64_t bt_ret[2][256];
 		};
-		uint8_t pad_[VCPU_SIZE - 512];
+		uint8_t pad_[VCPU_SIZE - 512 - 64];
 	};
 	/* The bt engine's hot words, near the end (see bt/layout.h). */
 	uint64_t bt_hot[48];
 	uint64_t gpr[16];
+	uint64_t gap_[8]; /* bt/layout.h */
 };
 _Static_assert(sizeof(struct vcpu) == VCPU_SIZE, "vcpu has a fixed size");
 
