@@ -21,6 +21,9 @@ static uint64_t root[SPACES];
 /* mov eax, imm32 ; jmp rcx */
 static const uint8_t code[] = {0xb8, 0, 0, 0, 0, 0xff, 0xe1};
 
+/* mov ebx, imm32 ; hlt */
+static const uint8_t end[] = {0xbb, 0, 0, 0, 0, 0xf4};
+
 static int setup(void **state)
 {
 	fix_setup((void **)&f);
@@ -43,7 +46,8 @@ static int setup(void **state)
 		}
 		poke(f, page, code, sizeof(code));
 		poke32(f, page + 1, 1000 + i);
-		poke(f, page + 0x80, "\xf4", 1);
+		poke(f, page + 0x80, end, sizeof(end));
+		poke32(f, page + 0x81, 2000 + i);
 		map_page(f, VA, page, PTE_P | PTE_U);
 	}
 	return 0;
@@ -55,13 +59,11 @@ static int teardown(void **state)
 	return fix_teardown((void **)&f);
 }
 
-static void run(unsigned i)
+static void run_here(unsigned i)
 {
 	struct vcpu *v = f->v;
 	enum vcpu_exit x;
 
-	v->cr3 = root[i];
-	v->ops->cr3_written(v, false);
 	go_user(f);
 	v->rip = VA;
 	v->gpr[R_RAX] = 0;
@@ -74,7 +76,27 @@ static void run(unsigned i)
 	} while (x == EXIT_KICK);
 	assert_int_equal(x, EXIT_HLT);
 	assert_int_equal(v->gpr[R_RAX], 1000 + i);
+	assert_int_equal(v->gpr[R_RBX], 2000 + i);
 	assert_int_equal(tc_audit(bt), 0);
+}
+
+static void run(unsigned i)
+{
+	f->v->cr3 = root[i];
+	f->v->ops->cr3_written(f->v, false);
+	run_here(i);
+}
+
+/* As MOV CR3 does it with PCIDs (cpu/ctl.c). */
+static void run_pcid(unsigned i, bool noflush)
+{
+	struct vcpu *v = f->v;
+
+	v->cr3 = root[i] | (i + 1);
+	if (!noflush)
+		v->ops->tlb_flush(v, TLB_FLUSH_PCID, i + 1, 0);
+	v->ops->cr3_written(v, noflush);
+	run_here(i);
 }
 
 /* How many times is a context emptied while a and b run 100 times in turn? (Each
@@ -105,12 +127,30 @@ static void test_more_than_there_are(void **state)
 		run(n * 7 % SPACES);
 }
 
+/* What was seen to be so of the space that CR3 is changed to is nothing that the
+ * one before has. */
+static void test_change_of_cr3(void **state)
+{
+	run(0);
+	run(1);
+	f->v->cr4 |= CR4_PCIDE;
+	for (unsigned n = 0; n < 3; n++) {
+		run_pcid(0, n);
+		run_pcid(1, false);
+	}
+	/* Where spaces were is a small table, and forgets. */
+	memset(bt->home, 0, sizeof(bt->home));
+	run_pcid(0, true);
+	run_pcid(1, true);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_pairs),
 		T(test_more_than_there_are),
+		T(test_change_of_cr3),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -119,6 +119,9 @@ static void bt_tlb_flush(struct vcpu *v, enum tlb_flush kind, uint16_t pcid,
 		}
 		return;
 	}
+	/* CR3 is being written: bt_cr3_written comes. */
+	if (kind == TLB_FLUSH_PCID && !shadow_space_epoch(bt->sh))
+		return;
 	exec_check(bt);
 	if (kind == TLB_FLUSH_ALL)
 		exec_forget_kernel(bt);
@@ -666,7 +669,7 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 			check_irq(bt);
 			continue;
 		}
-		if (bt->pair_due)
+		if (bt->pair_due && (bt->mode & MODE_USER))
 			ret_pair_all(bt);
 		id = lookup(bt, v->rip, ppn);
 		if (!id)

@@ -419,8 +419,10 @@ static bool set_holds(struct bt *bt, struct exec_set *s)
 		    !w.user || w.nx || !w.accessed ||
 		    gpa_to_ppn(w.gpa).n != s->page[i].ppn)
 			return false;
-	s->ok[k].epoch = epoch;
-	s->ok[k].gen = s->gen;
+	if (epoch) {
+		s->ok[k].epoch = epoch;
+		s->ok[k].gen = s->gen;
+	}
 	return true;
 }
 

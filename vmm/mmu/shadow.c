@@ -295,7 +295,7 @@ gva_t shadow_gva(const struct shadow *s, uint64_t hva)
 
 uint64_t shadow_space_epoch(const struct shadow *s)
 {
-	return s->cur ? s->cur->epoch : 0;
+	return s->cur && s->cur->root == root_of(s->v) ? s->cur->epoch : 0;
 }
 
 void shadow_new_epoch(struct shadow *s)

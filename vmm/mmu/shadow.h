@@ -115,7 +115,8 @@ void shadow_drop_all(struct shadow *s);
 /* The same, and give the books' memory back. */
 void shadow_trim(struct shadow *s);
 
-/* Changes whenever user-half translations of the running space may have. */
+/* Changes whenever user-half translations of the running space may have. 0: CR3
+ * is that of another already. */
 uint64_t shadow_space_epoch(const struct shadow *s);
 void shadow_new_epoch(struct shadow *s);
 #endif
