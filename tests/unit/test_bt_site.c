@@ -24,9 +24,11 @@ static const uint8_t store[] = {0x48, 0x31, 0x17, 0x48, 0xff,
 
 static struct fix *f;
 static struct bt *bt;
+static uint64_t code_at;
 
 static int setup(void **state)
 {
+	code_at = CODE;
 	fix_setup((void **)&f);
 	vcpu_destroy(f->v);
 	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
@@ -45,14 +47,14 @@ static int teardown(void **state)
 	return fix_teardown((void **)&f);
 }
 
-/* The loop, n times on what is at va. */
+/* The loop at code_at, n times on what is at va. */
 static void run(uint64_t va, uint64_t n)
 {
 	struct vcpu *v = f->v;
 	enum vcpu_exit x;
 
 	go_user(f);
-	v->rip = CODE;
+	v->rip = code_at;
 	v->gpr[R_RSP] = USER_STACK;
 	v->gpr[R_RAX] = 0;
 	v->gpr[R_RCX] = n;
@@ -105,6 +107,52 @@ static void test_settles(void **state)
 	assert_true(s->touches > touches);
 }
 
+/* Code that is no longer run gives its place in the table up. */
+static void test_forgets(void **state)
+{
+	const struct bt_stats *s = &bt->stats;
+	unsigned n;
+
+	poke(f, CODE, loop, sizeof(loop));
+	run(DATA, 1);
+	/* More places than the table has, each careful for a while. */
+	for (n = 0; n < 2 * NR_SITES; n++) {
+		uint64_t at = CODE + n % 64 * 64 + n / 64 * PAGE_SIZE, was;
+
+		code_at = at;
+		poke(f, at, loop, sizeof(loop));
+		was = s->touches;
+		run(VA, 400);
+		assert_int_equal(f->v->gpr[R_RAX], -400ull);
+		assert_in_range(s->touches - was, 250, 400);
+	}
+	assert_int_equal(s->sites, n);
+}
+
+/* A misaligned operand is a #GP even where nothing is mapped. */
+static void test_alignment(void **state)
+{
+	/* movaps xmm0, [rdi] ; hlt */
+	static const uint8_t movaps[] = {0x0f, 0x28, 0x07, 0xf4};
+
+	poke(f, CODE, loop, sizeof(loop));
+	run(DATA, 1);
+	poke(f, HANDLER + 16 * EXC_PF, "\xf4", 1);
+	poke(f, CODE, movaps, sizeof(movaps));
+	bt->touch_all = true;
+	for (unsigned k = 0; k < 2; k++) {
+		go_user(f);
+		f->v->rip = CODE;
+		f->v->gpr[R_RDI] = VA + 99 * PAGE_SIZE + 8 * k;
+		f->v->halted = 0;
+		f->v->cr2 = 0;
+		assert_int_equal(engine_bt.run(f->v), EXIT_HLT);
+		assert_int_equal(f->v->cr2, k ? 0 : VA + 99 * PAGE_SIZE);
+		assert_int_equal(f->v->rip,
+				 HANDLER + 16 * (k ? EXC_GP : EXC_PF) + 1);
+	}
+}
+
 static void test_pages(void **state)
 {
 	const struct bt_stats *s = &bt->stats;
@@ -146,9 +194,8 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_foreseen),
-		T(test_settles),
-		T(test_pages),
+		T(test_foreseen), T(test_settles),   T(test_pages),
+		T(test_forgets),  T(test_alignment),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -343,7 +343,9 @@ struct bt {
 	uint8_t *altstack;
 
 	struct site site[NR_SITES];
-	struct site *site_due; /* has become careful: its units are to go */
+	bool site_due; /* units of a place are to go: */
+	uint32_t due_ppn;
+	uint16_t due_off;
 
 	uint16_t *smc_count; /* by PPN (sparse): data writes to code pages */
 	struct bt_stats stats;
@@ -583,7 +585,7 @@ int site_find(struct bt *bt, uint32_t ppn, unsigned off);
 /* The instruction that bt_recover found faulted, and not for want of a page in
  * its window alone. */
 void site_fault(struct bt *bt);
-/* Drop the units of site_due. Not while translated code is interrupted. */
+/* Drop the units that are due. Not while translated code is interrupted. */
 void site_apply(struct bt *bt);
 /* BT_EXIT_TOUCH: where; and after it, if it has settled. */
 struct site *site_missed(struct bt *bt);

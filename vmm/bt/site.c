@@ -28,8 +28,12 @@
  * as a number. What follows it is the same code as without it.
  *
  * Limits. Only plain instructions with one memory operand, without a segment.
- * An access that reaches into a second page faults there as ever. The table is
- * small and forgets: a place that is not in it only faults more often. Physical
+ * An access that reaches into a second page faults there as ever, and one that
+ * must be aligned is left out, as a #GP goes before a #PF. The table is small and
+ * forgets, careful sites too, when nothing is foreseen there while SITE_FAULTS
+ * faults of other places want the entry: a place that is not in it only faults more
+ * often. Invariant: a unit touches for an entry only while that is careful, and for
+ * its place, but for units that are due to go (site_apply). Physical
  * places may come to hold other code: a touch there does no harm, and it
  * settles. A site is the same one in each of its copies (reloc.c), as these are
  * of the same physical page, and all of them go with it.
@@ -60,13 +64,21 @@ int site_find(struct bt *bt, uint32_t ppn, unsigned off)
 		       : -1;
 }
 
+static void site_drop_later(struct bt *bt, const struct site *s)
+{
+	bt->site_due = true;
+	bt->due_ppn = s->ppn;
+	bt->due_off = s->off;
+}
+
 void site_fault(struct bt *bt)
 {
 	const struct ccf *c = &bt->ccf[bt->recovered];
 	unsigned off = bt->v->rip & (PAGE_SIZE - 1);
 	struct site *s = site_at(bt, c->ppn, off);
 
-	if (bt->lockstep || (c->flags & CCF_STRADDLE) || s->careful)
+	/* One at a time: what is due must be dropped. */
+	if (bt->lockstep || (c->flags & CCF_STRADDLE) || bt->site_due)
 		return;
 	if (s->ppn != c->ppn || s->off != off) {
 		/* The place is another's: who faults more often gets it. */
@@ -74,14 +86,20 @@ void site_fault(struct bt *bt)
 			s->faults--;
 			return;
 		}
+		if (s->careful) {
+			s->careful = false;
+			site_drop_later(bt, s);
+			return;
+		}
 		*s = (struct site){.ppn = c->ppn, .off = off};
 	}
-	if (++s->faults < SITE_FAULTS << s->level)
+	if (s->careful || ++s->faults < SITE_FAULTS << s->level)
 		return;
 	s->careful = true;
+	s->faults = SITE_FAULTS;
 	s->hits = s->misses = 0;
 	bt->stats.sites++;
-	bt->site_due = s;
+	site_drop_later(bt, s);
 }
 
 void site_settle(struct bt *bt, struct site *s)
@@ -98,10 +116,8 @@ void site_settle(struct bt *bt, struct site *s)
 
 void site_apply(struct bt *bt)
 {
-	struct site *s = bt->site_due;
-
-	bt->site_due = NULL;
-	tc_drop_page(bt, s->ppn, s->off, 1);
+	bt->site_due = false;
+	tc_drop_page(bt, bt->due_ppn, bt->due_off, 1);
 }
 
 struct site *site_missed(struct bt *bt)
@@ -109,6 +125,8 @@ struct site *site_missed(struct bt *bt)
 	struct site *s = &bt->site[bt->v->bt_hot[HOT_TMP2] & (NR_SITES - 1)];
 
 	bt->stats.touches++;
+	if (s->careful)
+		s->faults = SITE_FAULTS;
 	if (++s->misses >= SITE_MAX) {
 		s->misses /= 2;
 		s->hits /= 2;
@@ -123,7 +141,7 @@ unsigned bt_touch(struct vcpu *v, uint64_t hva, unsigned write)
 
 	if (!shadow_has(bt->sh, hva, write))
 		return 0;
-	if (bt->touch_all || ++s->hits < (s->misses + 16) * SITE_HITS)
+	if (!s->careful || ++s->hits < (s->misses + 16) * SITE_HITS)
 		return 1;
 	s->settled = true;
 	return 0;

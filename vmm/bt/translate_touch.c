@@ -6,6 +6,30 @@
  */
 #include "vmm/bt/translate_priv.h"
 
+/* Does a misaligned operand raise #GP? */
+static bool must_align(const struct tu_insn *in, const ZydisDecodedOperand *o)
+{
+	if (o->size < 128)
+		return false;
+	switch (in->i.meta.exception_class) {
+	case ZYDIS_EXCEPTION_CLASS_AVX1:
+	case ZYDIS_EXCEPTION_CLASS_E1:
+	case ZYDIS_EXCEPTION_CLASS_E1NF:
+		return true;
+	default:
+		break;
+	}
+	switch (in->i.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVUPS:
+	case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU:
+	case ZYDIS_MNEMONIC_LDDQU:
+		return false;
+	default:
+		return in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+	}
+}
+
 /* Its one memory operand, addressed by registers; or NULL. */
 static const ZydisDecodedOperand *touched(const struct tu_insn *in)
 {
@@ -22,7 +46,8 @@ static const ZydisDecodedOperand *touched(const struct tu_insn *in)
 		    o->mem.segment == ZYDIS_REGISTER_GS ||
 		    o->mem.base == ZYDIS_REGISTER_RIP ||
 		    (o->mem.base == ZYDIS_REGISTER_NONE &&
-		     o->mem.index == ZYDIS_REGISTER_NONE))
+		     o->mem.index == ZYDIS_REGISTER_NONE) ||
+		    must_align(in, o))
 			return NULL;
 		m = o;
 	}
