@@ -24,6 +24,13 @@ static const uint8_t call[] = {0xe8, 1, 0, 0, 0, 0x90, 0xf4};
 /* ret (to a hlt) */
 static const uint8_t ret[] = {0xc3};
 
+/* lea eax, [rip + 16] ; hlt */
+static const uint8_t lea32[] = {0x8d, 0x05, 16, 0, 0, 0, 0xf4};
+/* lea rax, [rip - 1.75 GiB] ; hlt */
+static const uint8_t back[] = {0x48, 0x8d, 0x05, 0, 0, 0, 0x90, 0xf4};
+/* jmp + 1 GiB */
+static const uint8_t jump[] = {0xe9, 0, 0, 0, 0x40};
+
 static struct fix *f;
 static struct bt *bt;
 
@@ -39,6 +46,7 @@ static void start(const uint8_t *code, size_t n)
 	bt = (struct bt *)f->v->bt;
 	/* In user code, HLT is a #GP, whose handler halts. */
 	poke(f, HANDLER + 16 * EXC_GP, "\xf4", 1);
+	poke(f, HANDLER + 16 * EXC_PF, "\xf4", 1);
 	poke(f, CODE, code, n);
 	poke(f, HLT, "\xf4", 1);
 }
@@ -209,19 +217,32 @@ static void test_low(void **state)
 		/* From 2 GiB on they are no longer sign-extended. */
 		same(call, sizeof(call), a + (2ul << 30), b + (2ul << 30), c,
 		     0);
+		/* The address itself need not be small. */
+		same(back, sizeof(back), a + (4ul << 30), b + (4ul << 30),
+		     c + (4ul << 30), 0);
+		same(lea32, sizeof(lea32), BASE, BASE + 0x123000,
+		     BASE + 0x777000 + (k << 32), 0);
 	}
+}
+
+/* A branch that leads out of the canonical half is no branch. */
+static void test_branch_out(void **state)
+{
+	uint64_t a = (255ul << 39) + (64ul << 30);
+
+	same(jump, sizeof(jump), a, a + 0x123000, (1ul << 47) - (1ul << 29), 0);
 }
 
 /* A return to where a call at the end of the lower half has pushed: #GP at the
  * return, with RSP before it. */
 static void test_past_canonical(void **state)
 {
-	static const uint8_t back[] = {0xe8, 0xf0, 0xff, 0xff, 0xff};
+	static const uint8_t again[] = {0xe8, 0xf0, 0xff, 0xff, 0xff};
 	uint64_t page = (1ul << 47) - PAGE_SIZE;
 
 	start(ret, sizeof(ret));
 	poke(f, CODE + 0xff0, ret, sizeof(ret));
-	poke(f, CODE + 0xffb, back, sizeof(back));
+	poke(f, CODE + 0xffb, again, sizeof(again));
 	map_page(f, page, CODE, PTE_P | PTE_U);
 	run_at(page + 0xffb);
 	assert_int_equal(peek64(f, RSP0 - 40), page + 0xff0);
@@ -236,6 +257,7 @@ int main(void)
 		cmocka_unit_test(test_same_move),
 		cmocka_unit_test(test_slot_move),
 		cmocka_unit_test(test_low),
+		cmocka_unit_test(test_branch_out),
 		cmocka_unit_test(test_past_canonical),
 	};
 

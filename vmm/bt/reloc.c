@@ -30,8 +30,10 @@
  * than that there are no copies, and a unit there takes no template's place.
  *
  * Low addresses: below 4 GiB a guest address may be emitted in 32 bits, and such a
- * field, moved as one of 64 bits, would change the code behind it. The same goes
- * for those: no copies, no templates.
+ * field, moved as one of 64 bits, would change the code behind it. So there are no
+ * copies and no templates within 2 GiB of those, nor of the end of the canonical
+ * half, past which a branch is another thing. (A unit that has the low half of an
+ * address at any place is CCF_OWN.)
  *
  * Exits that are chained and the miss jump of the check are no part of the
  * comparison; a copy begins with all of them unchained. The cold part is made
@@ -70,6 +72,9 @@
 
 #define SLOT_SHIFT 39
 #define LOW_END	   (1ull << 32)
+#define TOP	   (1ull << 47)
+/* How far constants and branches reach from rip, whatever they are. */
+#define MARGIN	   ((2ull << 30) + (1ull << 20))
 
 enum kind {
 	R_GUEST64,     /* + the guest address's move */
@@ -92,14 +97,15 @@ static uint64_t slot_of(uint64_t rip)
 	return rip >> SLOT_SHIFT;
 }
 
-/* May operands so far from rip lie in another slot, or be small? */
+/* May operands so far from rip lie in another slot, or what it names be small, or
+ * not canonical? */
 static bool near_border(uint64_t rip, uint32_t reach)
 {
 	uint64_t in = rip & ((1ull << SLOT_SHIFT) - 1);
 	uint64_t far = (uint64_t)reach + PAGE_SIZE;
 
 	return in < far || in > (1ull << SLOT_SHIFT) - far ||
-	       rip < LOW_END + far;
+	       rip < LOW_END + MARGIN || rip > TOP - MARGIN;
 }
 
 /* Can a unit such as c, whose fields are known as tmpl says, be at rip? */

@@ -306,6 +306,9 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 
 			if (in->op[0].size == 16)
 				return gen_callout(t, in);
+			/* A field of 32 bits: reloc.c knows none such. */
+			if (in->op[0].size == 32)
+				t->c->flags |= CCF_OWN;
 			emit_imm(&t->e, d,
 				 in->op[0].size == 32 ? (uint32_t)a : a);
 			if (is_special(g))
