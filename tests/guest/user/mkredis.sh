@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# mkredis.sh OUT ROOT GUEST: a small initramfs with redis out of ROOT (the
-# userland of `make guest-user`), and GUEST, our programs. /bench/redis.sh runs
-# the server and a client that checks every answer (tests/guest/image/kv.c).
+# mkredis.sh OUT ROOT GUEST [MODULES]: a small initramfs with redis out of ROOT
+# (the userland of `make guest-user`), and GUEST, our programs. /bench/redis.sh
+# runs the server and a client that checks every answer (tests/guest/image/kv.c).
+# MODULES, a directory: with the kernel's virtio drivers, the balloon's among them.
 set -eu
 umask 022
 out=$1 from=$2 guest=$3
@@ -21,6 +22,13 @@ for a in kv memwork work; do
 done
 install -m 0755 "$here/../image/init" "$root/init"
 install -m 0755 "$here/redis.sh" "$root/bench/redis.sh"
+if [ $# -gt 3 ]; then
+	mv "$root/init" "$root/init.stock"
+	install -m 0755 "$here/../image/init-virtio" "$root/init"
+	mkdir -p "$root/lib/modules"
+	install -m 0644 "$4"/*.ko "$root/lib/modules"
+	[ -e "$root/bin/insmod" ] || ln -s busybox "$root/bin/insmod"
+fi
 for p in redis-server redis-check-rdb; do
 	cp -aL "$from/usr/bin/$p" "$root/usr/bin" 2>/dev/null || :
 done
