@@ -11,9 +11,10 @@ run_for 120 "$SARDINE" run --kernel "$K" --initrd "$I" --mem 256M --rng \
 	--disk "$D,snapshot" --append "console=ttyS0 quiet sardine.run=\
 rediswork 16 25 3; sqlitework 4 50 3; wget -q -O - http://127.0.0.1/; \
 rediswork 4 50 1 2 7 || echo no-server"
+# The getty's prompt may stand in front of any line.
 said()
 {
-	tr -d '\r' <"$T/out" >"$T/said"
+	tr -d '\r' <"$T/out" | sed 's/^sardine login: //' >"$T/said"
 	ok "$1" grep -aqE -- "$2" "$T/said" ||
 		{ tail -n 25 "$T/said" | show; show "$T/err"; }
 }
