@@ -27,8 +27,8 @@ struct monitor_reclaim {
  * (it does not return): called when bytes of the guest are lost. */
 void monitor_reclaim_init(struct monitor_reclaim *r, struct vm *vm,
 			  struct control *control, void (*give_up)(void));
-/* Any thread: the manager says that there is something to look at. */
 /* Is the VM near its quota, so that it has to give up pages? Any thread. */
 bool monitor_reclaim_short(const struct monitor_reclaim *r);
+/* Any thread: the manager says that there is something to look at. */
 void monitor_reclaim_nudge(struct monitor_reclaim *r);
 #endif

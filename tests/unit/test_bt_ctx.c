@@ -4,11 +4,9 @@
  * same address run their own, however they come to share a context; and two
  * that work in turn do not go on emptying each other's.
  */
-#include "tests/unit/sys_fixture.h"
+#include "tests/unit/bt_fixture.h"
 
 #include <stdatomic.h>
-
-#include "vmm/bt/bt_priv.h"
 
 #define SPACES (NR_CTX + 2)
 #define CODE   0x600000ul
@@ -26,13 +24,7 @@ static const uint8_t end[] = {0xbb, 0, 0, 0, 0, 0xf4};
 
 static int setup(void **state)
 {
-	fix_setup((void **)&f);
-	vcpu_destroy(f->v);
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(engine_bt.init(&f->vm, f->v), 0);
-	long_mode(f);
-	bt = (struct bt *)f->v->bt;
+	bt = bt_setup(&f, (struct vm_config){0});
 	poke(f, HANDLER + 16 * EXC_GP, "\xf4", 1);
 	root[0] = f->v->cr3;
 	for (uint32_t i = 0; i < SPACES; i++) {
@@ -55,8 +47,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	engine_bt.fini(&f->vm, f->v);
-	return fix_teardown((void **)&f);
+	bt_teardown(&f);
+	return 0;
 }
 
 static void run_here(unsigned i)

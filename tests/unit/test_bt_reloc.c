@@ -5,11 +5,9 @@
  * as by that of the host's: a copy must be what a translation would be, byte by
  * byte.
  */
-#include "tests/unit/sys_fixture.h"
+#include "tests/unit/bt_fixture.h"
 
 #include <stdatomic.h>
-
-#include "vmm/bt/bt_priv.h"
 
 #define CODE  0x600000ul
 #define FILL  0x601000ul
@@ -36,14 +34,7 @@ static struct bt *bt;
 
 static void start(const uint8_t *code, size_t n)
 {
-	fix_setup((void **)&f);
-	vcpu_destroy(f->v);
-	f->vm.cfg = (struct vm_config){.pair_all = true};
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(engine_bt.init(&f->vm, f->v), 0);
-	long_mode(f);
-	bt = (struct bt *)f->v->bt;
+	bt = bt_setup(&f, (struct vm_config){.pair_all = true});
 	/* In user code, HLT is a #GP, whose handler halts. */
 	poke(f, HANDLER + 16 * EXC_GP, "\xf4", 1);
 	poke(f, HANDLER + 16 * EXC_PF, "\xf4", 1);
@@ -53,8 +44,7 @@ static void start(const uint8_t *code, size_t n)
 
 static void stop(void)
 {
-	engine_bt.fini(&f->vm, f->v);
-	fix_teardown((void **)&f);
+	bt_teardown(&f);
 }
 
 /* Run user code at va; answers its unit. */

@@ -5,11 +5,10 @@
  * each of these units tells which. (A walk off a window by what only looks like an
  * access takes minutes; the guest case edges has the first step of one.)
  */
-#include "tests/unit/sys_fixture.h"
+#include "tests/unit/bt_fixture.h"
 
 #include <stdatomic.h>
 
-#include "vmm/bt/bt_priv.h"
 #include "vmm/cpu/xstate.h"
 
 #define CODE 0x600000ul
@@ -19,13 +18,7 @@ static struct bt *bt;
 
 static int setup(void **state)
 {
-	fix_setup((void **)&f);
-	vcpu_destroy(f->v);
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(engine_bt.init(&f->vm, f->v), 0);
-	long_mode(f);
-	bt = (struct bt *)f->v->bt;
+	bt = bt_setup(&f, (struct vm_config){0});
 	for (unsigned n = 0; n < 32; n++)
 		poke(f, HANDLER + 16 * n, "\xf4", 1);
 	f->v->cr4 |= CR4_OSXMMEXCPT | CR4_OSXSAVE;
@@ -35,8 +28,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	engine_bt.fini(&f->vm, f->v);
-	return fix_teardown((void **)&f);
+	bt_teardown(&f);
+	return 0;
 }
 
 /* Touches that the unit at rip has. */

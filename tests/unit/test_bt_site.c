@@ -4,11 +4,9 @@
  * after a while; when it reads memory instead, that settles; and nothing that it
  * reads is ever another value.
  */
-#include "tests/unit/sys_fixture.h"
+#include "tests/unit/bt_fixture.h"
 
 #include <stdatomic.h>
-
-#include "vmm/bt/bt_priv.h"
 
 #define CODE   0x600000ul
 #define DATA   0x610000ul
@@ -29,13 +27,7 @@ static uint64_t code_at;
 static int setup(void **state)
 {
 	code_at = CODE;
-	fix_setup((void **)&f);
-	vcpu_destroy(f->v);
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(engine_bt.init(&f->vm, f->v), 0);
-	long_mode(f);
-	bt = (struct bt *)f->v->bt;
+	bt = bt_setup(&f, (struct vm_config){0});
 	poke(f, HANDLER + 16 * EXC_GP, "\xf4", 1);
 	map_page(f, VA, DEVICE, PTE_P | PTE_U | PTE_W);
 	return 0;
@@ -43,8 +35,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	engine_bt.fini(&f->vm, f->v);
-	return fix_teardown((void **)&f);
+	bt_teardown(&f);
+	return 0;
 }
 
 /* The loop at code_at, n times on what is at va. */

@@ -148,6 +148,21 @@ bool gen_callout(struct tr *t, const struct tu_insn *in)
 	return false; /* the unit ends here */
 }
 
+void gen_call_stub(struct tr *t, int j)
+{
+	uint8_t *p;
+
+	/* lea r10, [rip + the length of the jump] */
+	e8(&t->e, rex(1, S1, -1, 0));
+	e8(&t->e, 0x8d);
+	e8(&t->e, (S1 & 7) << 3 | 5);
+	p = t->e.p;
+	e32(&t->e, 0);
+	emit_jmp_m(&t->e, RT, BT_D_HOT(j));
+	emit_patch(p, t->e.p);
+	delta_lost(t);
+}
+
 void gen_poll(struct tr *t, unsigned goff, int hot)
 {
 	recov_mark(t, goff, RK_NORMAL);

@@ -124,6 +124,9 @@ bool gen_callout(struct tr *t, const struct tu_insn *in);
 void gen_poll(struct tr *t, unsigned goff, int hot);
 bool gen_flow(struct tr *t, unsigned k);
 void gen_stubs(struct tr *t);
+/* Jump to the stub that hot word j leads to; it goes on behind the jump, where
+ * r10 points. What r10 held is lost. */
+void gen_call_stub(struct tr *t, int j);
 bool needs_poll(const struct tu *tu);
 void gen_check(struct tr *t);
 

@@ -150,7 +150,6 @@ bool gen_xsave(struct tr *t, const struct tu_insn *in)
 				: HOT_J_XRSTOR;
 	enum cpu_feature f = stub == HOT_J_XSAVEC ? FEAT_XSAVEC : FEAT_XSAVE;
 	struct mref m;
-	uint8_t *p;
 
 	if (!cpu_has(t->bt->v, f) || o->type != ZYDIS_OPERAND_TYPE_MEMORY ||
 	    o->mem.base == ZYDIS_REGISTER_EIP ||
@@ -166,15 +165,7 @@ bool gen_xsave(struct tr *t, const struct tu_insn *in)
 		emit_lea_x(&t->e, S0, m.base, m.index, m.ss, m.disp);
 	else
 		emit_lea(&t->e, S0, m.base, m.disp);
-	/* lea r10, [rip + the length of the jump] */
-	e8(&t->e, rex(1, S1, -1, 0));
-	e8(&t->e, 0x8d);
-	e8(&t->e, (S1 & 7) << 3 | 5);
-	p = t->e.p;
-	e32(&t->e, 0);
-	emit_jmp_m(&t->e, RT, BT_D_HOT(stub));
-	emit_patch(p, t->e.p);
-	delta_lost(t);
+	gen_call_stub(t, stub);
 	return true;
 }
 

@@ -58,7 +58,6 @@ void gen_touch(struct tr *t, const struct tu_insn *in)
 {
 	const ZydisDecodedOperand *o;
 	uint32_t at, write;
-	uint8_t *p;
 	int site;
 
 	if (t->tu->straddle || t->bt->lockstep)
@@ -77,13 +76,5 @@ void gen_touch(struct tr *t, const struct tu_insn *in)
 	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
 			 at | write << BT_TOUCH_WRITE);
 	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_TMP2), site);
-	/* lea r10, [rip + the length of the jump] */
-	e8(&t->e, rex(1, S1, -1, 0));
-	e8(&t->e, 0x8d);
-	e8(&t->e, (S1 & 7) << 3 | 5);
-	p = t->e.p;
-	e32(&t->e, 0);
-	emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_TOUCH));
-	emit_patch(p, t->e.p);
-	delta_lost(t);
+	gen_call_stub(t, HOT_J_TOUCH);
 }
