@@ -25,13 +25,23 @@ mib() { echo $(($(sample ".vms[0].$1_bytes") >> 20)); }
 private_below() { [ "$(mib private)" -le "$1" ]; }
 
 # ---- 300 MB filled and freed; twice, so that pages come back, too ----
-start "sardine.run=sleep 2; echo re'st'; hog 300 0 1; sleep 7; hog 200 0 1" \
+start "sardine.run=sleep 2; echo re'st'; sleep 6; hog 300 0 1; sleep 7; hog 200 0 1" \
 	--mem 512M
 ok "the guest rests" until_true 40 said '^rest' || show "$T/mout"
+# What its boot has freed goes back in the next seconds, and would be taken
+# for hog's if hog were first: the least of this time is what it rests with.
 before=$(mib private)
-ok "it fills 300 MB" until_true 120 said 'filled'
+least() # of what it has while it rests and fills
+{
+	local now
+	now=$(mib private)
+	[ "$now" -ge "$before" ] || before=$now
+	said 'filled'
+}
+ok "it fills 300 MB" until_true 120 least
 full=$(mib private)
-ok "which the host has to provide" test $((full - before)) -ge 295
+ok "which the host has to provide" test $((full - before)) -ge 295 ||
+	echo "# $before MiB, then $full MiB" >&2
 ok "it frees them" until_true 20 said 'freed'
 from=$(date +%s%N)
 # The guest's own timer of 2 s, twice; more on a machine that is overloaded.
