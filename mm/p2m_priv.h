@@ -61,6 +61,7 @@ struct p2m {
 	bool fills;	     /* some region has filled set */
 	uint64_t collect_at; /* where the next collect begins */
 	uint16_t tick;	     /* of the last collect: its clock, coarse */
+	bool quiet;	     /* the guest does little */
 
 	int memfd, pool_fd, zero_fd;
 	uint64_t ram_bytes;
@@ -196,6 +197,8 @@ void p2m_set_ent(struct p2m *p, ppn_t ppn, uint32_t e);
 #define PRIV_PAY(tick, heat) ((uint32_t)(uint16_t)(tick) | (heat) << 16)
 #define PRIV_TICK(pay)	     ((uint16_t)(pay))
 #define PRIV_HEAT(pay)	     ((pay) >> 16 & 0xff)
+/* A page that was away: its guest uses it, so it rests for 32 s (p2m_share.c). */
+#define PRIV_BACK(tick)	     PRIV_PAY(tick, 5u)
 /* The page did not compress; until it is written again it will not. */
 #define PRIV_STIFF	     (1u << 26)
 

@@ -259,7 +259,7 @@ static void decompress(struct p2m *p, ppn_t ppn)
 	(void)fail_point("kill-monitor-decompress");
 	p2m_store_free(p, ent_payload(e));
 	p2m_set_ent(p, ppn,
-		    ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_PAY(p->tick, 0)));
+		    ent_make(P2M_PRIVATE, e & ENT_CODE, PRIV_BACK(p->tick)));
 	control_add(&p->ctl->decompressed, 1);
 	p2m_came_back(p, ppn);
 	p2m_count_latency(p, LATENCY_DECOMPRESS, begin);

@@ -2,12 +2,15 @@
 /*
  * Collect and commit: how a page stops being written and becomes shared.
  *
- * Collecting a page costs its guest a protection fault on the next write (7 to
- * 11 us under bt), so it must pay. A page has a heat: collected and written
- * again soon, heat + 1; quiet for longer than four of its rests, heat 0. It
- * rests 1, 2 or 4 s (heat 0, 1, more) before it is collected again. So a page
- * in use all the time costs a fault in 4 s, and a page written once is looked
- * at after a second: a guest that boots in two is hardly disturbed.
+ * Collecting a page costs its guest a protection fault on the next write (with
+ * what protects it 11 to 15 us under bt), so it must pay. A page has a heat:
+ * collected and written again soon, heat + 1; quiet for longer than four of its
+ * rests, heat 0. It rests 1, 2, 4, ... 128 s (heat 0, 1, 2, ... 7) before it is
+ * collected again. So a page in use all the time costs a fault in 128 s (with 4,
+ * sixteen busy guests on two cores spent a quarter of their time on it), and a
+ * page written once is looked at after a second: a guest that boots in two is
+ * hardly disturbed. When the guest is quiet nothing is hot: all that has rested
+ * for a second is collected, and costs little, as little is written again.
  *
  * Committing compares all bytes while the page is not noted: p2m.c's invariant
  * says that then nobody can write it, on any road, until this thread lets him.
@@ -24,14 +27,19 @@
 #include "mm/zero.h"
 
 #define TICK_NS	 250000000ull
-#define HEAT_MAX 2u
+#define HEAT_MAX 7u
 #define REST	 4u /* ticks at heat 0 */
 
 static bool rested(const struct p2m *p, uint32_t e)
 {
 	uint16_t age = p->tick - PRIV_TICK(ent_payload(e));
 
-	return age >= REST << PRIV_HEAT(ent_payload(e));
+	return age >= REST << (p->quiet ? 0 : PRIV_HEAT(ent_payload(e)));
+}
+
+void p2m_set_quiet(struct p2m *p, bool quiet)
+{
+	p->quiet = quiet;
 }
 
 /* The engine's mappings are read-only already. */

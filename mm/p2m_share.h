@@ -17,11 +17,15 @@
 /*
  * Write-protect at most budget pages that are noted and have rested long
  * enough (a page that keeps coming back is asked for less and less often, at
- * most 4 s apart), and put them in the control area's collected map. Returns
+ * most 128 s apart), and put them in the control area's collected map. Returns
  * how many; *more: the budget ended it.
  */
 uint32_t p2m_collect(struct p2m *p, uint64_t now_ns, uint32_t budget,
 		     bool *more);
+
+/* From now on the guest does little (or no longer): a second of rest is enough
+ * for any page. */
+void p2m_set_quiet(struct p2m *p, bool quiet);
 
 /* The same for one page, rested or not: a device has just filled it with what
  * many VMs may read and few will change. True: it is in the collected map now;

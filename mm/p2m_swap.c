@@ -255,7 +255,7 @@ void p2m_swap_in(struct p2m *p, ppn_t ppn)
 		(void)fail_point("kill-monitor-swap-in");
 		swap_free(p->swap, slot + i);
 		p2m_set_ent(p, q,
-			    ent_make(P2M_PRIVATE, code, PRIV_PAY(p->tick, 0)));
+			    ent_make(P2M_PRIVATE, code, PRIV_BACK(p->tick)));
 		p2m_came_back(p, q);
 		if (i)
 			p->idle[q.n / 64] |= 1ull << q.n % 64;

@@ -29,6 +29,8 @@ struct engine_ops {
 	 * idle for a while. NULL: there is none.
 	 */
 	void (*trim)(struct vm *vm);
+	/* About how many bytes trim would give back. Any thread. */
+	uint64_t (*trimmable)(const struct vm *vm);
 };
 
 extern const struct engine_ops engine_interp, engine_bt;

@@ -19,8 +19,9 @@
  * been quiet for two periods after having done something, the engine is asked
  * to give back what it can make again (trim), and so is the allocator. An idle
  * guest needs a few hundred translations; they come back in milliseconds. A busy
- * one that has to give up pages that it uses does the same once a minute: what
- * it has not executed since its boot is worth less than its memory.
+ * one that has to give up pages that it uses does the same, once a minute at most
+ * and if that gives some megabytes: what it has not executed since its boot is
+ * worth less than its memory.
  */
 #include "vmm/monitor.h"
 
@@ -40,6 +41,7 @@
 #include "mm/base/log.h"
 #include "mm/control.h"
 #include "mm/control_stats.h"
+#include "mm/p2m_share.h"
 #include "mm/sharing/share.h"
 #include "vmm/dev/iothread.h"
 #include "vmm/monitor_adopt.h"
@@ -56,8 +58,10 @@
 #define IDLE_PERIOD_S 2
 #define IDLE_NS	      (IDLE_PERIOD_S * 50000000ull) /* 5% */
 #define TRIM_NS	      200000000ull
-/* A busy guest that has too little memory: so often at the most. */
+/* A busy guest that has too little memory: so often at the most, and if it
+ * is worth what comes back a fault each. */
 #define SHORT_NS      60000000000ull
+#define SHORT_BYTES   (4ull << 20)
 
 /* jemalloc's; absent in builds with a sanitizer. */
 extern int mallctl(const char *name, void *old, size_t *oldlen, void *new,
@@ -81,7 +85,7 @@ struct monitor {
 	int idle_timer;
 	uint64_t cpu_ns, cpu_trimmed_ns; /* CPU time at the last look, trim */
 	uint64_t trimmed_ns;
-	unsigned quiet; /* periods in a row */
+	_Atomic unsigned quiet; /* periods in a row; the I/O thread's */
 	struct vm_work trim_work;
 	_Atomic bool trim_posted;
 	int console[2]; /* pipe: UART -> I/O thread */
@@ -136,6 +140,7 @@ static void serve(struct vm *vm, struct vm_work *w)
 	struct share_msg out;
 	int r;
 
+	p2m_set_quiet(vm->p2m, m->quiet > 0);
 	r = share_monitor_handle(vm->p2m, &rq->msg, &out, false);
 	if (r)
 		hang_up(m, "it sent something that is no request");
@@ -284,6 +289,16 @@ static void publish(struct monitor *m)
 		m->vm->stats);
 }
 
+/* A guest at work that could do with what a trim gives? */
+static bool short_of_memory(struct monitor *m)
+{
+	const struct vm *vm = m->vm;
+
+	return monitor_reclaim_short(&m->reclaim) &&
+	       now_ns() - m->trimmed_ns >= SHORT_NS && vm->engine->trimmable &&
+	       vm->engine->trimmable(vm) >= SHORT_BYTES;
+}
+
 /* I/O thread. */
 static void on_idle_timer(void *ctx, uint32_t events)
 {
@@ -301,8 +316,7 @@ static void on_idle_timer(void *ctx, uint32_t events)
 	monitor_rest_tick(&m->rest, m->quiet);
 	if (now - m->cpu_trimmed_ns < TRIM_NS || m->trim_posted)
 		return;
-	if (m->quiet < 2 && !(monitor_reclaim_short(&m->reclaim) &&
-			      now_ns() - m->trimmed_ns >= SHORT_NS))
+	if (m->quiet < 2 && !short_of_memory(m))
 		return;
 	m->trimmed_ns = now_ns();
 	m->cpu_trimmed_ns = now;

@@ -58,6 +58,14 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
+static uint64_t thread_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
 static void post(struct vm *vm, struct vm_work *w, _Atomic bool *posted)
 {
 	if (!atomic_exchange(posted, true))
@@ -156,20 +164,19 @@ static void press(struct vm *vm, struct vm_work *w)
 		pressure(r);
 }
 
-/* A guest that waits for its pages touches little, and would be taken for the
- * more idle the more it lacks: what it waited does not count, within bounds. */
+/* A guest that waits, for its pages or for a CPU that others have, touches
+ * little, and would be taken for the more idle the more it lacks. So only the time
+ * counts in which it ran or had nothing to do, within bounds. vCPU thread. */
 static bool sample_due(struct monitor_reclaim *r, uint64_t now)
 {
-	const struct control *c = r->control;
-	uint64_t waited = c->latency_ns[LATENCY_DECOMPRESS] +
-			  c->latency_ns[LATENCY_SWAP_IN] + c->wait_ns;
-	uint64_t gone = now - r->sampled_ns, lost = waited - r->waited_ns;
+	const struct run_stats *st = &r->vm->run_stats;
+	uint64_t own = thread_ns() + st->hlt_ns + st->paused_ns;
+	uint64_t gone = now - r->sampled_ns, counts = own - r->own_ns;
 
-	if (gone < SAMPLE_NS ||
-	    (gone < SAMPLE_NS + lost && gone < SAMPLE_MOST * SAMPLE_NS))
+	if (gone < SAMPLE_MOST * SAMPLE_NS && counts < SAMPLE_NS)
 		return false;
 	r->sampled_ns = now;
-	r->waited_ns = waited;
+	r->own_ns = own;
 	return true;
 }
 

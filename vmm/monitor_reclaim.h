@@ -18,7 +18,7 @@ struct monitor_reclaim {
 	_Atomic bool press_posted, look_posted, reap_posted, fetch_posted;
 	uint64_t came;	     /* back at the guest's touch, at the last look */
 	uint64_t owed, next; /* pages to fetch; where the search goes on */
-	uint64_t rnd, sampled_ns, waited_ns;
+	uint64_t rnd, sampled_ns, own_ns;
 	uint64_t stuck_at; /* what it had when nothing could be given up */
 	void (*give_up)(void);
 };

@@ -277,15 +277,21 @@ static void test_heat(void **s)
 	uint64_t now = 1000000000, taken = 0;
 	bool more;
 
-	for (unsigned i = 0; i < 400; i++, now += 50000000) {
+	for (unsigned i = 0; i < 12000; i++, now += 50000000) {
 		p2m_write(p, (ppn_t){1}, 0, 1);
 		taken += p2m_collect(p, now, 100, &more);
 	}
-	/* 20 s: after 1 and 2 s, then each 4 s. */
-	assert_in_range(taken, 5, 7);
+	/* 600 s: after 1, 2, 4, 8, 16, 32 and 64 s, then each 128 s. */
+	assert_in_range(taken, 10, 11);
+	/* A quiet guest has no hot pages. */
+	p2m_write(p, (ppn_t){1}, 0, 1);
+	now += 1250000000;
+	assert_int_equal(p2m_collect(p, now, 100, &more), 0);
+	p2m_set_quiet(p, true);
+	assert_int_equal(p2m_collect(p, now, 100, &more), 1);
+	p2m_set_quiet(p, false);
 	/* Quiet for long, it is new again. */
-	p2m_collect(p, now + 5000000000ull, 100, &more);
-	now += 60000000000ull;
+	now += 600000000000ull;
 	p2m_collect(p, now, 100, &more);
 	p2m_write(p, (ppn_t){1}, 0, 1);
 	now += 1250000000;

@@ -709,6 +709,13 @@ static void bt_trim(struct vm *vm)
 	interp_trim(vm->vcpu);
 }
 
+static uint64_t bt_trimmable(const struct vm *vm)
+{
+	const struct bt *bt = (const struct bt *)vm->vcpu->bt;
+
+	return bt->stats.tc_used;
+}
+
 const struct engine_ops engine_bt = {
 	.name = "bt",
 	.probe = bt_probe,
@@ -716,4 +723,5 @@ const struct engine_ops engine_bt = {
 	.fini = bt_fini,
 	.run = bt_run,
 	.trim = bt_trim,
+	.trimmable = bt_trimmable,
 };
