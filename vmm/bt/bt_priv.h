@@ -21,6 +21,7 @@
 #include "vmm/bt/layout.h"
 #include "vmm/bt/phase.h"
 #include "vmm/bt/reason.h"
+#include "vmm/cpu/sys.h"
 #include "vmm/cpu/vcpu.h"
 #include "vmm/mmu/shadow.h"
 #include "vmm/x86/regs.h"
@@ -166,6 +167,15 @@ struct site {
 #define SITE_BITS 8
 #define NR_SITES  (1u << SITE_BITS)
 
+/* An answer of CPUID (cpuid.c). */
+struct cpuid_kept {
+	bool there;
+	uint32_t leaf, sub;
+	uint64_t xcr0;
+	struct cpuid_regs r;
+};
+#define CPUID_BITS 6
+
 #define BT_STATS(X, S)                                                         \
 	X(S, translations, "translation units translated")                     \
 	X(S, copies, "units copied from a translation for another address")    \
@@ -186,6 +196,7 @@ struct site {
 	X(S, fast_exits, "exits handled without saving vector state")          \
 	X(S, entries, "entries into the translation cache")                    \
 	X(S, callouts, "callouts to the system semantics")                     \
+	X(S, cpuids, "CPUIDs answered without one")                            \
 	X(S, faults_hidden, "host faults that filled a window")                \
 	X(S, faults_slow, "host faults that went to the interpreter")          \
 	X(S, faults_direct, "page faults of the guest delivered at once")      \
@@ -342,6 +353,7 @@ struct bt {
 	struct lockstep *ls;
 	uint8_t *altstack;
 
+	struct cpuid_kept cpuid[1 << CPUID_BITS];
 	struct site site[NR_SITES];
 	bool site_due; /* units of a place are to go: */
 	uint32_t due_ppn;
@@ -405,6 +417,7 @@ enum insn_kind {
 	K_WRBASE,
 	K_IRET,
 	K_XSAVE,
+	K_CPUID,
 	K_MOV_FROM_SREG,
 	K_MOV_FROM_CR,
 	K_SYSCALL,
@@ -573,7 +586,7 @@ extern const char bt_exit_fault[], bt_do_syscall[], bt_do_sysret[];
 /* stubs.S: where its accesses to guest memory are, and where a fault that
  * cannot be mended leads. Ends with 0. */
 extern const char bt_do_iret[], bt_do_xsave[], bt_do_xsavec[], bt_do_xrstor[];
-extern const char bt_do_touch[];
+extern const char bt_do_touch[], bt_do_cpuid[];
 struct bt_stub_fault {
 	uint64_t pc, fixup;
 };
@@ -592,6 +605,11 @@ struct site *site_missed(struct bt *bt);
 void site_settle(struct bt *bt, struct site *s);
 /* From stubs.S, no vector registers, no TLS: 0, leave by BT_EXIT_TOUCH. */
 unsigned bt_touch(struct vcpu *v, uint64_t hva, unsigned write);
+
+/* cpuid.c. From stubs.S, no vector registers, no TLS: the answer if it is known,
+ * else NULL. CPUID is about to be called out: keep the answer. */
+const struct cpuid_regs *bt_cpuid(struct vcpu *v, uint32_t leaf, uint32_t sub);
+void bt_cpuid_keep(struct bt *bt);
 
 /* fast.c: no vector registers, no TLS. Host PC to go on at, or 0. */
 uint64_t bt_fast_dispatch(struct vcpu *v);

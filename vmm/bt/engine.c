@@ -354,6 +354,8 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	v->bt_hot[HOT_J_IBTC] = (uint64_t)bt_exit_ibtc;
 	v->bt_hot[HOT_J_CALLOUT] = (uint64_t)bt_exit_callout;
 	v->bt_hot[HOT_J_TOUCH] = (uint64_t)bt_do_touch;
+	v->bt_j_cpuid =
+		(uint64_t)(bt->lockstep ? bt_exit_callout : bt_do_cpuid);
 	v->bt_hot[HOT_POLL] = (uint64_t)&v->bt_hot[HOT_POLL_OK];
 	bt->stat_group = (struct stat_group){
 		"bt", bt_stat_desc, ARRAY_SIZE(bt_stat_desc), &bt->stats, NULL};
@@ -569,6 +571,8 @@ static enum cpu_status handle_exit(struct bt *bt, int kind)
 		bt->stats.callouts++;
 		bt_recover(bt, v->bt_hot[HOT_EXIT_INFO]);
 		account_callout(bt);
+		if (bt->ccf[bt->recovered].callout == CALLOUT_cpuid + 1)
+			bt_cpuid_keep(bt);
 		break;
 	case BT_EXIT_FAULT:
 		bt->stats.faults_slow++;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System instructions done between units: IRETQ, and XSAVE, XSAVEC, XRSTOR.
+ * System instructions done between units: IRETQ, XSAVE, XSAVEC, XRSTOR, CPUID.
  *
  * A unit jumps here at the instruction, with the guest's state as translated
  * code has it and HOT_EXIT_INFO telling where it is: whatever is unusual goes
@@ -293,6 +293,52 @@ bt_do_touch:
 	mov %r11, RTH(HOT_TMP1)
 	movq $BT_EXIT_TOUCH, RTH(HOT_EXIT_KIND)
 	jmp bt_exit_touch
+
+/*
+ * CPUID, if the answer is known (cpuid.c). r10: where to go on. HOT_EXIT_INFO says
+ * where the instruction is, for when it is not. No access to guest memory.
+ */
+	.globl bt_do_cpuid
+bt_do_cpuid:
+	mov %rsp, RTH(HOT_RSP_HOST)
+	mov RTH(HOT_HOST_RSP), %rsp
+	pushfq
+	push %rax
+	push %rcx
+	push %rdx
+	push %rsi
+	push %rdi
+	push %r8
+	push %r9
+	push %r10
+	sub $8, %rsp
+	cld
+	mov RTH(HOT_VCPU), %rdi
+	mov %eax, %esi
+	mov %ecx, %edx
+	call bt_cpuid
+	add $8, %rsp
+	mov %rax, %r11
+	pop %r10
+	pop %r9
+	pop %r8
+	pop %rdi
+	pop %rsi
+	pop %rdx
+	pop %rcx
+	pop %rax
+	test %r11, %r11
+	jz 1f
+	mov (%r11), %eax
+	mov 4(%r11), %ebx
+	mov 8(%r11), %ecx
+	mov 12(%r11), %edx
+	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	jmp *%r10
+1:	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	jmp bt_exit_callout
 
 	.section .data.rel.ro.stub_faults, "aw"
 	.quad 0, 0

@@ -98,6 +98,9 @@ static bool gen_insn(struct tr *t, unsigned k)
 		return true;
 	case K_XSAVE:
 		return gen_xsave(t, in);
+	case K_CPUID:
+		gen_cpuid(t);
+		return true;
 	case K_MOV_FROM_SREG:
 		return gen_from_sreg(t, in);
 	case K_MOV_FROM_CR:

@@ -148,7 +148,7 @@ bool gen_callout(struct tr *t, const struct tu_insn *in)
 	return false; /* the unit ends here */
 }
 
-void gen_call_stub(struct tr *t, int j)
+void gen_call_stub(struct tr *t, int32_t d)
 {
 	uint8_t *p;
 
@@ -158,7 +158,7 @@ void gen_call_stub(struct tr *t, int j)
 	e8(&t->e, (S1 & 7) << 3 | 5);
 	p = t->e.p;
 	e32(&t->e, 0);
-	emit_jmp_m(&t->e, RT, BT_D_HOT(j));
+	emit_jmp_m(&t->e, RT, d);
 	emit_patch(p, t->e.p);
 	delta_lost(t);
 }

@@ -115,6 +115,7 @@ void gen_from_vcpu(struct tr *t, int g, unsigned len, size_t field);
 bool gen_from_sreg(struct tr *t, const struct tu_insn *in);
 void gen_wrbase(struct tr *t, const struct tu_insn *in);
 bool gen_xsave(struct tr *t, const struct tu_insn *in);
+void gen_cpuid(struct tr *t);
 bool gen_from_cr(struct tr *t, const struct tu_insn *in);
 void gen_rdtsc(struct tr *t, bool with_aux);
 
@@ -124,9 +125,9 @@ bool gen_callout(struct tr *t, const struct tu_insn *in);
 void gen_poll(struct tr *t, unsigned goff, int hot);
 bool gen_flow(struct tr *t, unsigned k);
 void gen_stubs(struct tr *t);
-/* Jump to the stub that hot word j leads to; it goes on behind the jump, where
+/* Jump to the stub whose address is at rT + d; it goes on behind the jump, where
  * r10 points. What r10 held is lost. */
-void gen_call_stub(struct tr *t, int j);
+void gen_call_stub(struct tr *t, int32_t d);
 bool needs_poll(const struct tu *tu);
 void gen_check(struct tr *t);
 

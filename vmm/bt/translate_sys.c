@@ -165,8 +165,16 @@ bool gen_xsave(struct tr *t, const struct tu_insn *in)
 		emit_lea_x(&t->e, S0, m.base, m.index, m.ss, m.disp);
 	else
 		emit_lea(&t->e, S0, m.base, m.disp);
-	gen_call_stub(t, stub);
+	gen_call_stub(t, BT_D_HOT(stub));
 	return true;
+}
+
+/* By stubs.S, which comes back if it knows the answer. */
+void gen_cpuid(struct tr *t)
+{
+	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
+			 t->c->host + (t->e.p - t->e.start));
+	gen_call_stub(t, BT_D_VCPU(offsetof(struct vcpu, bt_j_cpuid)));
 }
 
 bool gen_from_cr(struct tr *t, const struct tu_insn *in)

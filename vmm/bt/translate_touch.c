@@ -76,5 +76,5 @@ void gen_touch(struct tr *t, const struct tu_insn *in)
 	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
 			 at | write << BT_TOUCH_WRITE);
 	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_TMP2), site);
-	gen_call_stub(t, HOT_J_TOUCH);
+	gen_call_stub(t, BT_D_HOT(HOT_J_TOUCH));
 }

@@ -337,6 +337,8 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 		return !(mode & MODE_NOAVX) && in->i.address_width == 64
 			       ? K_XSAVE
 			       : K_CALLOUT;
+	case ZYDIS_MNEMONIC_CPUID:
+		return K_CPUID;
 	case ZYDIS_MNEMONIC_RDTSCP:
 		return mode & MODE_TSC_OUT ? K_CALLOUT : K_RDTSCP;
 	case ZYDIS_MNEMONIC_RDTSC:
@@ -492,6 +494,7 @@ bool tu_ends(const struct tu_insn *in)
 	case K_RDBASE:
 	case K_WRBASE:
 	case K_XSAVE:
+	case K_CPUID:
 	case K_MOV_FROM_SREG:
 	case K_MOV_FROM_CR:
 		return false;

@@ -81,6 +81,17 @@ struct cpuid_regs {
 };
 void cpu_cpuid(struct vcpu *v, uint32_t leaf, uint32_t sub,
 	       struct cpuid_regs *r);
+/* The subleaf as far as this leaf's answer depends on it. */
+static inline uint32_t cpu_cpuid_sub(uint32_t leaf, uint32_t sub)
+{
+	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd ? sub : 0;
+}
+/* In 64-bit code, does the answer depend on nothing that changes but XCR0? (Leaf 1
+ * shows OSXSAVE, and whether the APIC is on.) */
+static inline bool cpu_cpuid_keeps(uint32_t leaf)
+{
+	return leaf != 1;
+}
 /* Is the feature in the guest's CPUID? What the translator and the
  * interpreter ask before they let an instruction through (#UD if not). */
 enum cpu_feature {
