@@ -360,6 +360,23 @@ int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 	return 0;
 }
 
+uint64_t p2m_run_before(struct p2m *p, ppn_t ppn, uint64_t max)
+{
+	uint64_t n = 0;
+
+	if (!p2m_is_ram(p, ppn))
+		return 0;
+	p2m_touch(p, ppn);
+	if (ent_state(p->ent[ppn.n]) == P2M_ZERO)
+		return 0;
+	while (n < max && (ppn.n - n) % P2M_REGION_PAGES &&
+	       p2m_is_ram(p, (ppn_t){ppn.n - n - 1}) &&
+	       !bit_test(p->idle, ppn.n - n - 1) &&
+	       same_run(p->ent[ppn.n - n - 1], p->ent[ppn.n - n]))
+		n++;
+	return n;
+}
+
 /* Changing. */
 
 /* 1 if a run of shared frames begins at page n (n may be one past the end). */

@@ -100,6 +100,10 @@ struct p2m_backing {
 int p2m_get_backing(struct p2m *p, ppn_t ppn, uint64_t max,
 		    struct p2m_backing *b);
 
+/* How many pages before ppn, max at most, will be in one run with it? They are
+ * here, in use (not marked idle), and of the same 2 MiB. A touch of ppn. */
+uint64_t p2m_run_before(struct p2m *p, ppn_t ppn, uint64_t max);
+
 /*
  * Prepare pages ppn..ppn+n-1 for being mapped writable by an engine: breaks a
  * shared page (copies it back to its natural place), turns zero into private,

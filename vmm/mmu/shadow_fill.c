@@ -9,6 +9,10 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "mm/base/log.h"
+
+#define RUN_BITS (PTE_P | PTE_W | PTE_U | PTE_A | PTE_G | PTE_D)
+
 /* How many pages from gva on have translations that continue the walk's, up
  * to max, in one large page or one page table. */
 static unsigned run_length(struct shadow *s, gva_t gva, const struct walk *w,
@@ -28,18 +32,41 @@ static unsigned run_length(struct shadow *s, gva_t gva, const struct walk *w,
 	{
 		unsigned at = (w->leaf_gpa & (PAGE_SIZE - 1)) / 8;
 		const uint64_t *pt = p2m_read(s->p, gpa_to_ppn(w->leaf_gpa));
-		uint64_t mask = PTE_P | PTE_W | PTE_U | PTE_A | PTE_G | PTE_D;
 		uint64_t first = pt[at];
 
 		if (!(first & PTE_A))
 			return 1;
 		while (n < max && at + n < 512 &&
-		       ((pt[at + n] ^ first) & mask) == 0 &&
+		       ((pt[at + n] ^ first) & RUN_BITS) == 0 &&
 		       (pt[at + n] & PTE_ADDR) ==
 			       (first & PTE_ADDR) + n * PAGE_SIZE)
 			n++;
 	}
 	return n;
+}
+
+/* The same of the pages before: a kernel that maps what lies around a fault does
+ * so on both sides of it. In one page table, of pages that are mapped nowhere in
+ * the window, and in use. */
+static unsigned run_before(struct shadow *s, unsigned wi, uint32_t vpn,
+			   const struct walk *w)
+{
+	unsigned n = 0, at = (w->leaf_gpa & (PAGE_SIZE - 1)) / 8;
+	const uint64_t *pt;
+	uint64_t here;
+
+	if (w->page_shift != PAGE_SHIFT || w->leaf_gpa == ~0ull)
+		return 0;
+	pt = p2m_read(s->p, gpa_to_ppn(w->leaf_gpa));
+	here = pt[at] & (RUN_BITS | PTE_ADDR);
+	if (!(here & PTE_A))
+		return 0;
+	while (n < RUN_BEFORE && n < at && n < vpn &&
+	       (pt[at - n - 1] & (RUN_BITS | PTE_ADDR)) ==
+		       here - (n + 1) * PAGE_SIZE &&
+	       !node_find(s, wi, vpn - n - 1))
+		n++;
+	return p2m_run_before(s->p, gpa_to_ppn(w->gpa), n);
 }
 
 static int map_run(struct shadow *s, uint64_t hva, unsigned n, bool write,
@@ -99,7 +126,7 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 	struct walk wk;
 	gva_t gva;
 	ppn_t ppn;
-	unsigned n, i;
+	unsigned n, i, before;
 	uint32_t err;
 	uint8_t flags;
 	bool upgrade;
@@ -130,7 +157,7 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 		return SHADOW_MMIO;
 	if (write && p2m_is_code(s->p, ppn))
 		return SHADOW_CODE;
-	if (!node_room(s, RUN_READ))
+	if (!node_room(s, RUN_READ + RUN_BEFORE))
 		drop_for_vmas(s);
 	else if (s->vmas > s->vma_limit)
 		spare_vmas(s);
@@ -164,8 +191,17 @@ enum shadow_fill shadow_fill(struct shadow *s, uint64_t hva, bool write,
 		upgrade = upgrade && old;
 	}
 	p2m_region_place(s->p, ppn, (gva ^ wk.gpa) & (LARGE_PAGE_SIZE - 1));
+	/* What will be mapped writable goes forward only, by a carpet maybe. */
+	before = write || old || (wk.writable && wk.dirty)
+			 ? 0
+			 : run_before(s, wi, vpn, &wk);
+	vpn -= before;
+	ppn.n -= before;
+	hva -= (uint64_t)before << PAGE_SHIFT;
+	n += before;
 	if (p2m_get_backing(s->p, ppn, n, &b))
 		return SHADOW_MMIO;
+	BUG_ON(b.run <= before);
 	if (b.run < n)
 		n = b.run;
 	/* A read maps writable what may be written without telling anyone. */

@@ -153,6 +153,34 @@ static void space_revalidate(struct shadow *s, struct space *sp)
 	sp->epoch = ++s->epoch;
 }
 
+/* Pages whose entries a kernel changes together it flushes one by one. */
+#define FLUSH_RUN 64u
+
+/* Node i is of one small page of the guest's, which is flushed. Those after it
+ * that have met the same fate go with it, in one call, before their own turn: a
+ * TLB may drop what it likes. */
+static void flush_run(struct shadow *s, uint32_t i)
+{
+	unsigned wi = s->node[i].win;
+	uint32_t vpn = s->node[i].vpn, n = 1;
+	struct walk_hint h = {0};
+	enum node_state is = judge(s, &s->node[i], &h);
+
+	if (is == NODE_SAME)
+		return;
+	while (n < FLUSH_RUN) {
+		i = node_find(s, wi, vpn + n);
+		if (!i || (s->node[i].flags & (N_BIG | N_LARGE | N_HUGE)) ||
+		    judge(s, &s->node[i], &h) != is)
+			break;
+		n++;
+	}
+	if (is == NODE_GONE)
+		run_drop(s, wi, vpn, n);
+	else
+		run_set_readonly(s, wi, vpn, n);
+}
+
 static void flush_page_window(struct shadow *s, int wi, gva_t gva)
 {
 	struct window *w = &s->win[wi];
@@ -169,7 +197,7 @@ static void flush_page_window(struct shadow *s, int wi, gva_t gva)
 		}
 		/* What the page tables still say may come back at any time:
 		 * pages that are made read-only are read again, mostly. */
-		node_revalidate(s, i);
+		flush_run(s, i);
 		return;
 	}
 	/* One INVLPG drops the whole of a large page. */

@@ -112,6 +112,26 @@ void node_unmap(struct shadow *s, uint32_t i)
 	node_del(s, i);
 }
 
+void run_drop(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n)
+{
+	range_unmap(s, win, vpn, n);
+	for (uint32_t k = 0; k < n; k++)
+		node_del(s, node_find(s, win, vpn + k));
+}
+
+void run_set_readonly(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n)
+{
+	void *hva = node_hva(s, &s->node[node_find(s, win, vpn)]);
+
+	if (mprotect(hva, (size_t)n << PAGE_SHIFT, PROT_READ)) {
+		run_drop(s, win, vpn, n);
+		return;
+	}
+	for (uint32_t k = 0; k < n; k++)
+		s->node[node_find(s, win, vpn + k)].flags &= ~N_W;
+	s->vmas += 2;
+}
+
 void node_set_readonly(struct shadow *s, uint32_t i)
 {
 	struct node *n = &s->node[i];

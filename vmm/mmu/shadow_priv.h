@@ -21,6 +21,7 @@
 #define HASH_BITS  14
 #define RUN_READ   64
 #define RUN_WRITE  16
+#define RUN_BEFORE 16
 
 /* N_LARGE, N_HUGE: the guest maps it with a page of 2 MiB, 1 GiB. N_BIG: the
  * node is for 512 pages and not for one. */
@@ -198,6 +199,9 @@ enum node_state {
 enum node_state node_judge(struct shadow *s, const struct node *n);
 /* Without VMAs to split for it the page is unmapped. */
 void node_set_readonly(struct shadow *s, uint32_t i);
+/* n single pages that have nodes, neighbours: unmapped, made read-only, as one. */
+void run_drop(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n);
+void run_set_readonly(struct shadow *s, unsigned win, uint32_t vpn, uint32_t n);
 /* VMAs have run out: everything goes. */
 void drop_for_vmas(struct shadow *s);
 /* The estimate says that they nearly have: they are counted, and everything
