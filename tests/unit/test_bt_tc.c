@@ -9,8 +9,14 @@
 #include "tests/unit/sys_fixture.h"
 
 #include <stdatomic.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "vmm/bt/bt_priv.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 #define CODE	0x400000ul
 #define STRIDE	48
@@ -150,26 +156,35 @@ static void run_side(struct side *s, uint64_t rip)
 	assert_int_equal(x, EXIT_HLT);
 }
 
-static void pressure(uint64_t tc, bool must_evict, bool pair)
+static struct bt *begin(uint64_t tc, bool pair)
 {
-	struct bt *b;
-
 	rng = tc;
 	make_side(&bt, &engine_bt, tc, pair);
 	make_side(&itp, &engine_interp, tc, pair);
-	b = (struct bt *)bt.f->v->bt;
 	for (unsigned k = 0; k < BLOCKS; k++)
 		put_block(k);
 	put(END, "\xf4", 1);
-	for (unsigned leg = 0; leg < LEGS; leg++) {
-		uint64_t rip = block_at(rnd(BLOCKS));
+	return (struct bt *)bt.f->v->bt;
+}
 
-		run_side(&bt, rip);
-		run_side(&itp, rip);
-		for (unsigned r = 0; r < 16; r++)
-			assert_int_equal(bt.f->v->gpr[r], itp.f->v->gpr[r]);
-		assert_int_equal(bt.f->v->rip, itp.f->v->rip);
-		assert_int_equal(tc_audit(b), 0);
+static void run_leg(struct bt *b)
+{
+	uint64_t rip = block_at(rnd(BLOCKS));
+
+	run_side(&bt, rip);
+	run_side(&itp, rip);
+	for (unsigned r = 0; r < 16; r++)
+		assert_int_equal(bt.f->v->gpr[r], itp.f->v->gpr[r]);
+	assert_int_equal(bt.f->v->rip, itp.f->v->rip);
+	assert_int_equal(tc_audit(b), 0);
+}
+
+static void pressure(uint64_t tc, bool must_evict, bool pair)
+{
+	struct bt *b = begin(tc, pair);
+
+	for (unsigned leg = 0; leg < LEGS; leg++) {
+		run_leg(b);
 		for (unsigned k = rnd(20); k; k--)
 			put_block(rnd(BLOCKS));
 		assert_int_equal(tc_audit(b), 0);
@@ -215,6 +230,49 @@ static void test_enough_paired(void **state)
 	pressure(16 << 20, false, true);
 }
 
+/* Does the host make a TC large when asked to? */
+static bool host_can(void)
+{
+	int fd = memfd_create("probe", MFD_CLOEXEC);
+	bool can = false;
+	uint8_t *p;
+
+	if (fd < 0 || ftruncate(fd, LARGE_PAGE_SIZE))
+		return false;
+	p = tc_large_map(fd, LARGE_PAGE_SIZE, PROT_READ | PROT_WRITE);
+	if (p) {
+		*p = 1;
+		can = !madvise(p, LARGE_PAGE_SIZE, MADV_COLLAPSE);
+		munmap(p, LARGE_PAGE_SIZE);
+	}
+	close(fd);
+	return can;
+}
+
+/* A block of the TC becomes large under code that runs, and small again. */
+static void test_large(void **state)
+{
+	struct bt *b = begin(16 << 20, false);
+	struct tc_region *g = &b->region[0];
+	bool can = host_can();
+
+	for (unsigned round = 0; round < 2; round++) {
+		run_leg(b);
+		assert_int_equal(b->stats.tc_large, 0);
+		/* As if so much had been translated. */
+		g->used += LARGE_PAGE_SIZE / 2;
+		b->stats.tc_used += LARGE_PAGE_SIZE / 2;
+		for (unsigned leg = 0; leg < 10; leg++)
+			run_leg(b);
+		assert_int_equal(b->stats.tc_large, can ? LARGE_PAGE_SIZE : 0);
+		bt.e->trim(&bt.f->vm);
+		assert_int_equal(tc_audit(b), 0);
+		assert_int_equal(b->stats.tc_large, 0);
+	}
+	if (!can)
+		print_message("no MADV_COLLAPSE here\n");
+}
+
 /* Sizes that cannot be are refused. */
 static void test_bounds(void **state)
 {
@@ -234,13 +292,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_teardown(name, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_128k),
-		T(test_300k),
-		T(test_enough),
-		T(test_128k_paired),
-		T(test_300k_paired),
-		T(test_enough_paired),
-		cmocka_unit_test(test_bounds),
+		T(test_128k),	     T(test_300k),
+		T(test_enough),	     T(test_128k_paired),
+		T(test_300k_paired), T(test_enough_paired),
+		T(test_large),	     cmocka_unit_test(test_bounds),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

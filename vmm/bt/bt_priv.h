@@ -213,6 +213,7 @@ struct cpuid_kept {
 	X(S, tc_bytes, "bound of the translation cache, bytes")                \
 	X(S, tc_used, "bytes of it in use")                                    \
 	X(S, tc_peak, "the most that was ever in use")                         \
+	X(S, tc_large, "bytes of it on pages of 2 MiB")                        \
 	X(S, tc_evictions, "regions of it evicted to make room")               \
 	X(S, tc_evicted, "units that went with them")                          \
 	X(S, tc_flushes, "flushes of the whole translation cache")             \
@@ -235,6 +236,8 @@ struct bt_stats {
 /* In front of each checked entry: the CCF's id. */
 #define TC_HEADER     4
 #define TC_ALIGN      8
+
+#define TC_LARGE_MAX  512 /* blocks of 2 MiB */
 
 #define TC_REGIONS    8
 struct tc_region {
@@ -289,7 +292,8 @@ struct bt {
 	struct shadow *sh;
 
 	int tc_fd;
-	uint8_t *rx, *rw; /* two mappings of the TC */
+	uint8_t *rx, *rw;		    /* two mappings of the TC */
+	uint8_t tc_large[TC_LARGE_MAX / 8]; /* collapsed (tc_large.c) */
 	uint64_t tc_size;
 	struct tc_region region[TC_REGIONS];
 	unsigned tc_cur; /* the one being filled */
@@ -452,6 +456,12 @@ void tc_trim(struct bt *bt);
 /* CCF that holds host TC offset, 0: none. */
 uint32_t tc_find(struct bt *bt, uint32_t host);
 const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);
+
+/* tc_large.c: the TC on large pages. A mapping of it; a unit has been placed (not
+ * from fast.c: libc); the memory behind it has been given back. */
+uint8_t *tc_large_map(int fd, size_t bytes, int prot);
+void tc_large_look(struct bt *bt, const struct ccf *c);
+void tc_large_trim(struct bt *bt);
 
 /* reloc.c: a new unit has been translated; make one for (rip, ppn) from a
  * template. 0: there is none; or (fast: the guest's vector registers are in

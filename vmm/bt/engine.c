@@ -404,6 +404,7 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 		mark_code(bt, tu.ppn2);
 	account_translation(bt, &bt->ccf[id], start);
 	reloc_learn(bt, id);
+	tc_large_look(bt, &bt->ccf[id]);
 	return id;
 }
 

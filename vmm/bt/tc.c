@@ -105,10 +105,8 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	bt->tc_fd = memfd_create("sardine-tc", MFD_CLOEXEC);
 	if (bt->tc_fd < 0 || ftruncate(bt->tc_fd, bytes))
 		return -errno;
-	bt->rx = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, bt->tc_fd,
-		      0);
-	bt->rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-		      bt->tc_fd, 0);
+	bt->rx = tc_large_map(bt->tc_fd, bytes, PROT_READ | PROT_EXEC);
+	bt->rw = tc_large_map(bt->tc_fd, bytes, PROT_READ | PROT_WRITE);
 	bt->max_ppn = p2m_max_ppn(bt->p2m);
 	bt->ccf = reserve(bt->max_ccf * sizeof(*bt->ccf));
 	bt->recov = reserve(bt->max_recov * sizeof(*bt->recov));
@@ -117,10 +115,9 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	bt->group = reserve(sizeof(*bt->group) << GROUP_BITS);
 	bt->page_head = reserve(bt->max_ppn * sizeof(*bt->page_head));
 	bt->smc_count = reserve(bt->max_ppn * sizeof(*bt->smc_count));
-	if (bt->rx == MAP_FAILED || bt->rw == MAP_FAILED || !bt->ccf ||
-	    !bt->recov || !bt->reloc || !bt->tmpl || !bt->group ||
-	    !bt->page_head || !bt->smc_count || ccf_hash_init(bt) ||
-	    ibtc_init(bt))
+	if (!bt->rx || !bt->rw || !bt->ccf || !bt->recov || !bt->reloc ||
+	    !bt->tmpl || !bt->group || !bt->page_head || !bt->smc_count ||
+	    ccf_hash_init(bt) || ibtc_init(bt))
 		return -ENOMEM;
 	put_stubs(bt);
 	ret_clear(bt, false);
@@ -253,6 +250,7 @@ void tc_trim(struct bt *bt)
 	/* What cannot be given back stays: it is only memory. */
 	(void)!fallocate(bt->tc_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			 0, (off_t)bt->tc_size);
+	tc_large_trim(bt);
 	madvise(bt->ccf, bt->max_ccf * sizeof(*bt->ccf), MADV_DONTNEED);
 	madvise(bt->recov, bt->max_recov * sizeof(*bt->recov), MADV_DONTNEED);
 	madvise(bt->reloc, bt->max_reloc * sizeof(*bt->reloc), MADV_DONTNEED);
