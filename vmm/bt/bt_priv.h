@@ -27,6 +27,8 @@
 #include "vmm/x86/regs.h"
 
 #define TU_MAX	       24
+/* The same of a loop that is done several times over (tu.c). */
+#define TU_LOOP_MAX    32
 /* Conditional branches that a unit runs on past, and all its ways on. */
 #define TU_SIDE_MAX    3
 #define CCF_EXITS      (TU_SIDE_MAX + 2)
@@ -246,9 +248,9 @@ struct tc_region {
 	uint32_t n_ccf, n_recov, n_reloc;
 };
 /* At most, of one CCF. */
-#define CCF_MAX_BYTES (256 + 200 * TU_MAX)
+#define CCF_MAX_BYTES (256 + 200 * TU_LOOP_MAX)
 #define CCF_MAX_COLD  128
-#define CCF_MAX_RECOV (4 * TU_MAX + 8)
+#define CCF_MAX_RECOV (4 * TU_LOOP_MAX + 8)
 #define CCF_STUB      11 /* bytes of an exit's stub */
 
 struct lockstep;
@@ -392,7 +394,7 @@ struct tu {
 	bool straddle;
 	unsigned n;
 	uint64_t next; /* rip after the last */
-	struct tu_insn insn[TU_MAX];
+	struct tu_insn insn[TU_LOOP_MAX];
 };
 /* What an instruction needs from the translator. */
 enum insn_kind {

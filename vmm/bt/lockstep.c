@@ -68,7 +68,8 @@ static bool goes_on(struct bt *bt, uint32_t id, uint64_t rip, uint64_t next)
 		if (at > rip)
 			return at == next;
 	}
-	return false;
+	/* The unit is a loop that it has several times. */
+	return next == c->rip;
 }
 
 void lockstep_before(struct bt *bt, uint32_t id)

@@ -186,6 +186,12 @@ bool gen_flow(struct tr *t, unsigned k)
 	}
 	switch (in->kind) {
 	case K_JCC:
+		/* A loop goes on in the unit, and out of it when it ends. */
+		if (k + 1 < t->tu->n && in->op[0].imm.value.s < 0) {
+			p = emit_jcc(&t->e, (in->i.opcode & 15) ^ 1);
+			add_exit(t, p, next);
+			return true;
+		}
 		p = emit_jcc(&t->e, in->i.opcode & 15);
 		add_exit(t, p, target);
 		if (k + 1 < t->tu->n)
