@@ -71,6 +71,7 @@ struct p2m {
 	uint64_t *idle;	 /* unmapped, and nobody has touched it since */
 	uint64_t *fresh; /* compressed, and the clock has not been there */
 	uint16_t *pins;	 /* by PPN */
+	uint8_t *use;	 /* by PPN: how often in turn the clock found it used */
 	struct store *store;
 	struct swap *swap;
 	uint64_t *out;	    /* pages on their way to the swap file */

@@ -91,7 +91,8 @@ int p2m_reclaim_init(struct p2m *p, const struct p2m_config *cfg)
 	p->idle = sparse(idle_bytes(p));
 	p->fresh = sparse(idle_bytes(p));
 	p->pins = sparse(p->max_ppn * sizeof(*p->pins));
-	if (!p->idle || !p->fresh || !p->pins || p2m_clock_init(p))
+	p->use = sparse(p->max_ppn * sizeof(*p->use));
+	if (!p->idle || !p->fresh || !p->pins || !p->use || p2m_clock_init(p))
 		return -ENOMEM;
 	if (cfg->store_fd <= 0 && cfg->swap_fd <= 0)
 		return 0;
@@ -116,6 +117,8 @@ void p2m_reclaim_fini(struct p2m *p)
 		munmap(p->fresh, idle_bytes(p));
 	if (p->pins)
 		munmap(p->pins, p->max_ppn * sizeof(*p->pins));
+	if (p->use)
+		munmap(p->use, p->max_ppn * sizeof(*p->use));
 	p2m_swap_fini(p);
 	p2m_clock_fini(p);
 	store_destroy(p->store);

@@ -96,6 +96,33 @@ static void touch(struct rig *g, uint64_t n)
 	keep_within(g);
 }
 
+/* A guest that uses nearly all of its quota all the time, and now and then a
+ * page from elsewhere: it must not pay for each of those with dozens of faults. */
+static void test_hot_rest(void **state)
+{
+	struct rig g = {.r = rnd_seeded("test_clock", 2)};
+	uint64_t marked = 0, back = 0;
+
+	start(&g);
+	for (uint64_t n = 0; n < ALL; n++)
+		fill(&g, n);
+	for (unsigned i = 0; i < 400 * HOT; i++) {
+		if (i == 200 * HOT) {
+			marked = g.ctl->marked_pages;
+			back = g.ctl->decompressed + g.ctl->swapped_in;
+		}
+		touch(&g, rnd_below(&g.r, i % 500 ? HOT : ALL));
+	}
+	marked = g.ctl->marked_pages - marked;
+	back = g.ctl->decompressed + g.ctl->swapped_in - back;
+	print_message("%lu marked, %lu came back\n", marked, back);
+	assert_true(back < 600);
+	assert_true(marked * 2 < 15 * back);
+	assert_int_equal(p2m_audit(g.p), 0);
+	p2m_destroy(g.p);
+	control_unmap(g.ctl, control_bytes(PAGES * PAGE_SIZE, 0));
+}
+
 static void test_working_set(void **state)
 {
 	struct rig g = {.r = rnd_seeded("test_clock", 1)};
@@ -124,7 +151,8 @@ static void test_working_set(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest t[] = {cmocka_unit_test(test_working_set)};
+	const struct CMUnitTest t[] = {cmocka_unit_test(test_working_set),
+				       cmocka_unit_test(test_hot_rest)};
 
 	return cmocka_run_group_tests(t, NULL, NULL);
 }
