@@ -70,6 +70,7 @@ static void run_here(unsigned i)
 	assert_int_equal(v->gpr[R_RAX], 1000 + i);
 	assert_int_equal(v->gpr[R_RBX], 2000 + i);
 	assert_int_equal(tc_audit(bt), 0);
+	assert_int_equal(reloc_audit(bt), 0);
 }
 
 static void run(unsigned i)

@@ -80,13 +80,12 @@ struct recov {
 	uint16_t kind : 4;
 };
 
-#define CCF_STRADDLE 1u	 /* its one instruction crosses into ppn2 */
-#define CCF_DEAD     2u	 /* unlinked; memory is reused with its region */
-#define CCF_OFF	     4u	 /* not in the list of ppn any more */
-#define CCF_OFF2     8u	 /* not in the list of ppn2 any more */
-#define CCF_OWN	     16u /* depends on more than its bytes: no template */
+#define CCF_STRADDLE 1u /* its one instruction crosses into ppn2 */
+#define CCF_DEAD     2u /* unlinked; memory is reused with its region */
+#define CCF_OFF	     4u /* not in the list of ppn any more */
+#define CCF_OFF2     8u /* not in the list of ppn2 any more */
 #define CCF_UNPAIRED                                                           \
-	32u /* has a call or a return that is not paired (ibtc.c) */
+	16u /* has a call or a return that is not paired (ibtc.c) */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
@@ -117,10 +116,11 @@ struct ccf {
 	uint16_t life; /* a copy: of its context, as it was made (reloc.c) */
 	bool in_ibtc;
 	bool reached; /* has been in the IBTC, in this place or another */
-	uint8_t tmpl, n_reloc; /* reloc.c: 0, TMPL_SLOT or TMPL_ANY */
-	uint8_t move;	       /* the same of a copy: may it be moved? */
-	uint32_t reloc;	       /* index of the first */
-	uint32_t reach; /* how far from rip its PC-relative operands are */
+	uint8_t n_reloc;
+	uint32_t reloc; /* index of the first */
+	/* At rip in [lo, hi) the same code serves, but for its fields (reloc.c);
+	 * hi 0: it may not be moved. */
+	int64_t lo, hi;
 	/* The reason of its last callout + 1, or 0, and whose: recov.guest. */
 	uint8_t callout;
 	uint16_t callout_at;
@@ -128,14 +128,21 @@ struct ccf {
 	struct ccf_exit exit[CCF_EXITS];
 };
 
-/* A field of a unit that moves with its address (reloc.c). */
+/* A field of a unit that depends on where it is (reloc.c). */
+enum reloc_kind {
+	R_ADDR,	 /* 8 bytes: rip + off */
+	R_MINUS, /* 8 bytes: -(rip + off) */
+	R_TABLE, /* 4: where in the delta table the slot of rip + off is */
+	R_HOST,	 /* 4: its offset in the TC + off */
+	R_STUB,	 /* 4: rel32 to offset off in the TC */
+};
 struct reloc {
+	int32_t off;
 	uint16_t at;
 	uint8_t kind;
 };
-#define TMPL_BITS 15
-#define RELOC_MAX 32
-enum { TMPL_SLOT = 1, TMPL_ANY };
+#define TMPL_BITS   15
+#define RELOC_MAX   (2 * TU_MAX + 16) /* of one unit */
 #define TMPL_COPIES 7
 #define TMPL_WAYS   4u
 struct tmpl {
@@ -436,19 +443,24 @@ bool tu_ends(const struct tu_insn *in);
 
 /* translate.c: never fails, but may evict other CCFs (tc_begin). */
 uint32_t bt_translate(struct bt *bt, const struct tu *tu);
+/* The same into c, zeroed but for host, recov and reloc, with code at `code`, and
+ * kept nowhere. */
+void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
+		    uint8_t *code);
 
 /* tc.c: memory. bytes: VM_TC_MIN to VM_TC_MAX, else -EINVAL. */
 int tc_init(struct bt *bt, uint64_t bytes);
 void tc_fini(struct bt *bt);
-/* A new CCF, zeroed but for host and recov, with room for CCF_MAX_BYTES at
- * rw + host, CCF_MAX_COLD below and CCF_MAX_RECOV recovery entries. May evict a region: only the
+/* A new CCF, zeroed but for host, recov and reloc, with room for CCF_MAX_BYTES at
+ * rw + host, CCF_MAX_COLD below, CCF_MAX_RECOV recovery entries and RELOC_MAX
+ * fields. May evict a region: only the
  * engine's loop may come here, never while translated code is interrupted. */
 uint32_t tc_begin(struct bt *bt);
 /* The same, not zeroed. */
 uint32_t tc_place(struct bt *bt);
 /* Would tc_place evict nothing? */
 bool tc_has_room(const struct bt *bt);
-/* It is made (host_len, n_recov, exits, direct; miss, if it has a check in
+/* It is made (host_len, n_recov, n_reloc, exits, direct; miss, if it has a check in
  * front): keep it. Writes its cold part. */
 void tc_commit(struct bt *bt, uint32_t id);
 /* Drop everything. */
@@ -465,10 +477,18 @@ uint8_t *tc_large_map(int fd, size_t bytes, int prot);
 void tc_large_look(struct bt *bt, const struct ccf *c);
 void tc_large_trim(struct bt *bt);
 
+/* Entry of the delta table for an address's slot, as a displacement of rT. */
+static inline int32_t table_disp(uint64_t gva)
+{
+	return BT_D_TABLE + (int32_t)((gva >> 39) * 8);
+}
+
 /* reloc.c: a new unit has been translated; make one for (rip, ppn) from a
  * template. 0: there is none; or (fast: the guest's vector registers are in
  * place) it takes more than fast.c may do. */
 void reloc_learn(struct bt *bt, uint32_t id);
+/* Write the field r of c, whose code is at `code`. */
+void reloc_put(const struct ccf *c, uint8_t *code, const struct reloc *r);
 /* from: the unit that the jump comes from, or 0. */
 uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 		    bool fast);
@@ -571,6 +591,9 @@ void account_translation(struct bt *bt, const struct ccf *c, uint64_t start);
 
 /* tc_audit.c: recount everything (tests). 0 or -EUCLEAN, and says what. */
 int tc_audit(struct bt *bt);
+/* reloc_audit.c: is each unit that may be moved what a translation at its address
+ * would be? (Tests.) 0 or -EUCLEAN, and says what. */
+int reloc_audit(struct bt *bt);
 
 /* exec.c: which page does code come from. */
 static inline uint64_t exec_epoch(struct bt *bt, uint64_t rip)

@@ -95,7 +95,7 @@ int tc_init(struct bt *bt, uint64_t bytes)
 	bt->region_bytes = bytes / TC_REGIONS & PAGE_MASK;
 	bt->region_ccf = bt->region_bytes / 64;
 	bt->region_recov = bt->region_bytes / 8;
-	bt->region_reloc = bt->region_bytes / 32;
+	bt->region_reloc = bt->region_bytes / 16;
 	bt->tc_size = bytes = (uint64_t)bt->region_bytes * TC_REGIONS;
 	bt->max_ccf = bt->region_ccf * TC_REGIONS;
 	bt->max_recov = bt->region_recov * TC_REGIONS;
@@ -173,7 +173,8 @@ bool tc_has_room(const struct bt *bt)
 	       g->used + g->cold + TC_ALIGN + TC_HEADER + CCF_MAX_BYTES +
 			       CCF_MAX_COLD <=
 		       bt->region_bytes &&
-	       g->n_recov + CCF_MAX_RECOV <= bt->region_recov;
+	       g->n_recov + CCF_MAX_RECOV <= bt->region_recov &&
+	       g->n_reloc + RELOC_MAX <= bt->region_reloc;
 }
 
 uint32_t tc_place(struct bt *bt)
@@ -193,6 +194,7 @@ uint32_t tc_place(struct bt *bt)
 	c->host = bt->tc_cur * bt->region_bytes +
 		  ((g->used + TC_HEADER + TC_ALIGN - 1) & -TC_ALIGN);
 	c->recov = bt->tc_cur * bt->region_recov + g->n_recov;
+	c->reloc = bt->tc_cur * bt->region_reloc + g->n_reloc;
 	return id;
 }
 
@@ -204,6 +206,7 @@ uint32_t tc_begin(struct bt *bt)
 	memset(c, 0, sizeof(*c));
 	c->host = at.host;
 	c->recov = at.recov;
+	c->reloc = at.reloc;
 	return id;
 }
 
@@ -219,6 +222,7 @@ void tc_commit(struct bt *bt, uint32_t id)
 	st->tc_used += end - g->used + c->cold_len;
 	g->n_ccf++;
 	g->n_recov += c->n_recov;
+	g->n_reloc += c->n_reloc;
 	g->used = end;
 	g->cold += c->cold_len;
 	c->cold = start + bt->region_bytes - g->cold;

@@ -34,7 +34,7 @@
  * The files: operands translate_mem.c, plain instructions translate_plain.c,
  * flags translate_flags.c, the stack translate_rsp.c, strings
  * translate_string.c, system instructions translate_sys.c, branches and exits
- * translate_flow.c.
+ * translate_flow.c; whatever depends on the unit's address translate_addr.c.
  */
 #include <string.h>
 
@@ -122,14 +122,25 @@ void gen_count(struct tr *t, unsigned i, unsigned n)
 	delta_lost(t);
 }
 
-uint32_t bt_translate(struct bt *bt, const struct tu *tu)
+/* Which addresses a unit may be moved to, to begin with; each that it names will
+ * narrow them (translate_addr.c). */
+static void begin_moves(struct tr *t)
 {
-	struct tr t = {.bt = bt, .tu = tu};
-	struct ccf *c;
+	if ((t->c->mode & MODE_USER) && !t->tu->straddle && !t->bt->lockstep &&
+	    !(t->c->rip >> 47))
+		t->c->hi = 1ll << 47;
+	/* tu.c has asked, too. */
+	for (unsigned k = 0; k < t->tu->n; k++)
+		if (t->tu->insn[k].kind == K_JCC)
+			is_canonical(t, branch_target(&t->tu->insn[k]));
+}
+
+void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
+		    uint8_t *code)
+{
+	struct tr t = {.bt = bt, .tu = tu, .c = c};
 	bool go = true, poll;
 
-	t.id = tc_begin(bt);
-	c = t.c = &bt->ccf[t.id];
 	c->rip = tu->rip;
 	c->ppn = tu->ppn;
 	c->ppn2 = tu->ppn2;
@@ -137,8 +148,9 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	c->n_insn = tu->n;
 	c->guest_len = tu->next - tu->rip;
 	c->flags = tu->straddle ? CCF_STRADDLE : 0;
-	t.e.start = t.e.p = bt->rw + c->host;
+	t.e.start = t.e.p = code;
 	t.e.end = t.e.start + CCF_MAX_BYTES;
+	begin_moves(&t);
 
 	poll = needs_poll(tu);
 	if (bt->pend_ibtc)
@@ -157,11 +169,18 @@ uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 	gen_stubs(&t);
 	BUG_ON(t.e.overflow);
 	c->host_len = t.e.p - t.e.start;
+}
 
+uint32_t bt_translate(struct bt *bt, const struct tu *tu)
+{
+	uint32_t id = tc_begin(bt);
+	struct ccf *c = &bt->ccf[id];
+
+	translate_into(bt, tu, c, bt->rw + c->host);
 	bt->stats.translations++;
 	bt->stats.guest_insns += tu->n;
 	bt->stats.guest_bytes += c->guest_len;
 	bt->stats.host_bytes += c->host_len;
-	tc_commit(bt, t.id);
-	return t.id;
+	tc_commit(bt, id);
+	return id;
 }

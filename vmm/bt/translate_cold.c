@@ -85,7 +85,6 @@ static void put_thunk(struct bt *bt, uint32_t id, uint8_t *at)
 }
 
 /* As put_check has it for an address that is not small: mov, movabs. */
-#define CHECK_IMM 5
 static bool move_check(uint8_t *at, uint64_t rip)
 {
 	uint64_t imm = -rip;

@@ -22,10 +22,10 @@ static bool same_page(const struct tr *t, uint64_t target)
 	       (target & (PAGE_SIZE - 1)) < PAGE_SIZE - 15;
 }
 
-static bool is_chainable(const struct tr *t, uint64_t target)
+static bool is_chainable(struct tr *t, uint64_t target)
 {
 	return same_page(t, target) ||
-	       (gva_canonical(target) && fits32(target - t->tu->rip));
+	       (is_canonical(t, target) && fits32(target - t->tu->rip));
 }
 
 /* rel32 at patch leads to guest address target, by chaining or the IBTC. */
@@ -40,6 +40,7 @@ static void add_exit(struct tr *t, uint8_t *patch, uint64_t target)
  * back (undo_branch). */
 static void gen_jmp_const(struct tr *t, uint64_t target)
 {
+	pin(t);
 	if (!gva_canonical(target))
 		emit_store_imm32(&t->e, RT, BT_D_IND, 0);
 	gen_count(t, EXEC_IBTC, 1);
@@ -72,8 +73,7 @@ void gen_stubs(struct tr *t)
 static void gen_jmp_s0(struct tr *t)
 {
 	/* For a target that is not canonical: who wanted to go there? */
-	emit_store_imm32(&t->e, RT, BT_D_IND,
-			 t->c->host + (t->e.p - t->e.start));
+	gen_place(t, BT_D_IND, here(t));
 	gen_count(t, EXEC_IBTC, 1);
 	emit_movzx16(&t->e, S1, S0);
 	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
@@ -94,9 +94,9 @@ static bool pairs(const struct tr *t)
 
 /* A return to an address that is not canonical faults as a return: there is no
  * pad for that (undo_branch). */
-static bool pairs_call(const struct tr *t, uint64_t next)
+static bool pairs_call(struct tr *t, uint64_t next)
 {
-	return pairs(t) && gva_canonical(next);
+	return pairs(t) && is_canonical(t, next);
 }
 
 /* After the push of the return address next (ibtc.c): call what is emitted after
@@ -110,8 +110,8 @@ static void gen_paired_call(struct tr *t, uint64_t next)
 	p = emit_call(&t->e);
 	t->c->pad = t->e.p - t->e.start;
 	emit_mov(&t->e, R_RSP, S1);
-	miss = put_check(&t->e, next);
-	emit_patch(miss, t->bt->rw + TC_JMP_STUB);
+	miss = gen_addr_check(t, next);
+	field(t, miss, R_STUB, TC_JMP_STUB);
 	gen_goto(t, next);
 	emit_patch(p, t->e.p);
 	emit_mov(&t->e, R_RSP, S1);
@@ -121,8 +121,7 @@ static void gen_paired_call(struct tr *t, uint64_t next)
 /* Return to the guest address in r11. */
 static void gen_paired_ret(struct tr *t)
 {
-	emit_store_imm32(&t->e, RT, BT_D_IND,
-			 t->c->host + (t->e.p - t->e.start));
+	gen_place(t, BT_D_IND, here(t));
 	gen_count(t, EXEC_IBTC, 1);
 	emit_movzx8(&t->e, S1, S0);
 	emit_lea_x(&t->e, S1, RT, S1, 3, ret_disp(t, 0));
@@ -141,9 +140,7 @@ void gen_goto(struct tr *t, uint64_t target)
 
 bool gen_callout(struct tr *t, const struct tu_insn *in)
 {
-	uint32_t at = t->c->host + (t->e.p - t->e.start);
-
-	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO), at);
+	gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
 	emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_CALLOUT));
 	return false; /* the unit ends here */
 }
@@ -170,20 +167,25 @@ void gen_poll(struct tr *t, unsigned goff, int hot)
 	emit_load(&t->e, S0, S0, 0);
 }
 
+uint64_t branch_target(const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[0];
+
+	return in->rip + in->i.length +
+	       (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
+}
+
 bool gen_flow(struct tr *t, unsigned k)
 {
 	const struct tu_insn *in = &t->tu->insn[k];
 	const ZydisDecodedOperand *o = &in->op[0];
 	uint64_t next = in->rip + in->i.length;
-	uint64_t target =
-		next +
-		(o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
+	uint64_t target = branch_target(in);
 	uint8_t *p;
 
 	/* The branch itself faults, before its effect. */
-	if (!gva_canonical(target)) {
+	if (!is_canonical(t, target))
 		return gen_callout(t, in);
-	}
 	switch (in->kind) {
 	case K_JCC:
 		/* A loop goes on in the unit, and out of it when it ends. */
@@ -213,14 +215,14 @@ bool gen_flow(struct tr *t, unsigned k)
 		gen_goto(t, in->kind == K_LOOP ? next : target);
 		break;
 	case K_CALL:
-		gen_push_const(t, next);
+		gen_push_addr(t, next);
 		if (pairs_call(t, next))
 			gen_paired_call(t, next);
 		gen_goto(t, target);
 		break;
 	case K_CALL_IND:
 		gen_rm64(t, in, o);
-		gen_push_const(t, next);
+		gen_push_addr(t, next);
 		if (pairs_call(t, next))
 			gen_paired_call(t, next);
 		gen_jmp_s0(t);
@@ -239,17 +241,15 @@ bool gen_flow(struct tr *t, unsigned k)
 			gen_jmp_s0(t);
 		break;
 	case K_IRET:
-		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
-				 t->c->host + (t->e.p - t->e.start));
+		gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
 		emit_jmp_m(&t->e, RT, BT_D_HOT(HOT_J_IRET));
 		break;
 	case K_SYSCALL:
 	case K_SYSRET:
 		/* For the case that the stub gives it to the interpreter. */
-		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
-				 t->c->host + (t->e.p - t->e.start));
+		gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
 		if (in->kind == K_SYSCALL)
-			emit_imm(&t->e, S0, next);
+			gen_addr(t, S0, next);
 		emit_jmp_m(&t->e, RT,
 			   BT_D_HOT(in->kind == K_SYSCALL ? HOT_J_SYSCALL
 							  : HOT_J_SYSRET));
@@ -288,5 +288,5 @@ bool needs_poll(const struct tu *tu)
 /* The checked entry, in front of the code. */
 void gen_check(struct tr *t)
 {
-	t->c->miss = put_check(&t->e, t->tu->rip) - t->e.start;
+	t->c->miss = gen_addr_check(t, t->tu->rip) - t->e.start;
 }

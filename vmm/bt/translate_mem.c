@@ -63,12 +63,6 @@ void load_guest(struct tr *t, unsigned dst, int g)
 		delta_lost(t);
 }
 
-/* Table entry of the slot of a constant address, as a displacement of rT. */
-int32_t table_disp(uint64_t gva)
-{
-	return BT_D_TABLE + (int32_t)((gva >> 39) * 8);
-}
-
 static unsigned scale_shift(const ZydisDecodedOperand *o)
 {
 	return o->mem.scale == 8   ? 3
@@ -165,7 +159,7 @@ static void gen_delta_guessed(struct tr *t, int base)
 	uint64_t slot = t->bt->v->gpr[base] >> 39;
 	uint8_t *miss, *done;
 
-	t->c->flags |= CCF_OWN; /* a copy must not mix two guesses */
+	unmovable(t); /* a guess is good for one address space */
 	emit_mov(&t->e, S0, R_RCX);
 	emit_shrx(&t->e, R_RCX, base == R_RCX ? S0 : base, RT);
 	emit_lea(&t->e, R_RCX, R_RCX, -(int32_t)slot);
@@ -258,16 +252,6 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 	return true;
 }
 
-/* What moves with the unit is that far from it at most (reloc.c). */
-static void note_reach(struct tr *t, uint64_t a)
-{
-	int64_t d = (int64_t)(a - t->c->rip);
-	uint32_t far = d < 0 ? -d : d;
-
-	if (far > t->c->reach)
-		t->c->reach = far;
-}
-
 /* Make a memory operand addressable. Uses r10, and r11 unless the answer's
  * base is another register. */
 void gen_mem(struct tr *t, const struct tu_insn *in,
@@ -281,7 +265,8 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 	if (o->mem.base == ZYDIS_REGISTER_RIP) {
 		uint64_t a = in->rip + in->i.length + disp;
 
-		note_reach(t, a);
+		if (fits32(a))
+			pin(t);
 		if (seg && fits32(a)) {
 			m->seg = o->mem.segment == ZYDIS_REGISTER_FS ? 0x64
 								     : 0x65;
@@ -289,19 +274,18 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 			return;
 		}
 		if (!seg) {
-			emit_load(&t->e, S1, RT, table_disp(a));
-			delta_lost(t);
+			gen_addr_delta(t, a);
 			if (fits32(a)) {
 				m->base = S1;
 				m->disp = a;
 				return;
 			}
-			emit_imm(&t->e, S0, a);
+			gen_addr(t, S0, a);
 			m->base = S0;
 			m->index = S1;
 			return;
 		}
-		emit_imm(&t->e, S0, a);
+		gen_addr(t, S0, a);
 	} else if (o->mem.base == ZYDIS_REGISTER_NONE &&
 		   o->mem.index == ZYDIS_REGISTER_NONE) {
 		if (seg) {

@@ -159,7 +159,7 @@ static bool gen_bit_string(struct tr *t, const struct tu_insn *in)
 	if (in->op[1].size == 16 || is_special(g))
 		return gen_callout(t, in);
 	if (o->mem.base == ZYDIS_REGISTER_RIP)
-		emit_imm(&t->e, S0, in->rip + in->i.length + o->mem.disp.value);
+		gen_addr(t, S0, in->rip + in->i.length + o->mem.disp.value);
 	else
 		gen_ea(t, o);
 	if (o->mem.segment == ZYDIS_REGISTER_FS ||
@@ -306,11 +306,12 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 
 			if (in->op[0].size == 16)
 				return gen_callout(t, in);
-			/* A field of 32 bits: reloc.c knows none such. */
-			if (in->op[0].size == 32)
-				t->c->flags |= CCF_OWN;
-			emit_imm(&t->e, d,
-				 in->op[0].size == 32 ? (uint32_t)a : a);
+			if (in->op[0].size == 32) {
+				pin(t); /* there is no field of 32 bits */
+				emit_imm(&t->e, d, (uint32_t)a);
+			} else {
+				gen_addr(t, d, a);
+			}
 			if (is_special(g))
 				store_guest(t, g, S0);
 			return true;

@@ -24,7 +24,6 @@ struct tr {
 	const struct tu *tu;
 	struct emit e;
 	struct ccf *c;
-	uint32_t id;
 	/* Guest registers, by bit (translate_facts.c). */
 	uint32_t near;	/* in or close to the slot whose delta is in r10 */
 	uint32_t small; /* no larger than 2^32 either way */
@@ -65,7 +64,6 @@ bool is_high_byte(ZydisRegister r);
 /* From here on, a fault is at the guest instruction at offset guest. */
 void recov_mark(struct tr *t, unsigned guest, enum recov_kind kind);
 void load_guest(struct tr *t, unsigned dst, int g);
-int32_t table_disp(uint64_t gva);
 void gen_ea(struct tr *t, const ZydisDecodedOperand *o);
 void gen_delta(struct tr *t, unsigned a);
 void gen_mem(struct tr *t, const struct tu_insn *in,
@@ -75,6 +73,26 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 		   const struct rewrite *w);
 void gen_rm64(struct tr *t, const struct tu_insn *in,
 	      const ZydisDecodedOperand *o);
+
+/* translate_addr.c: what depends on the unit's address. */
+/* The unit may be nowhere else; and not in another context, either. */
+void pin(struct tr *t);
+void unmovable(struct tr *t);
+/* May a, an address next to the unit's, be any in [lo, 2^47) instead, if the unit
+ * is moved? (It is to be kept within, from now on.) False: not so; pinned. */
+bool moves(struct tr *t, uint64_t a, int64_t lo);
+bool is_canonical(struct tr *t, uint64_t a);
+/* The field at p, whose value is written now. */
+void field(struct tr *t, uint8_t *p, enum reloc_kind kind, int32_t off);
+/* mov r, a */
+void gen_addr(struct tr *t, unsigned r, uint64_t a);
+/* The delta of the slot of a into r10. */
+void gen_addr_delta(struct tr *t, uint64_t a);
+/* mov dword [rT + d], the unit's TC offset + off; where in the unit this is. */
+void gen_place(struct tr *t, int32_t d, uint32_t off);
+uint32_t here(const struct tr *t);
+/* put_check for a. */
+uint8_t *gen_addr_check(struct tr *t, uint64_t a);
 
 /* translate_facts.c */
 void delta_lost(struct tr *t);		       /* r10 has another value now */
@@ -99,7 +117,7 @@ void set_rsp(struct tr *t, unsigned v);
 void store_guest(struct tr *t, int g, unsigned src);
 void commit_rsp(struct tr *t, const struct tu_insn *in, unsigned v);
 bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k);
-void gen_push_const(struct tr *t, uint64_t v);
+void gen_push_addr(struct tr *t, uint64_t v);
 void gen_push(struct tr *t, const struct tu_insn *in);
 bool gen_pop(struct tr *t, const struct tu_insn *in);
 void gen_leave(struct tr *t);
@@ -123,6 +141,8 @@ void gen_rdtsc(struct tr *t, bool with_aux);
 void gen_goto(struct tr *t, uint64_t target);
 bool gen_callout(struct tr *t, const struct tu_insn *in);
 void gen_poll(struct tr *t, unsigned goff, int hot);
+/* Of a branch to a constant; of others, what follows them. */
+uint64_t branch_target(const struct tu_insn *in);
 bool gen_flow(struct tr *t, unsigned k);
 void gen_stubs(struct tr *t);
 /* Jump to the stub whose address is at rT + d; it goes on behind the jump, where
@@ -132,6 +152,8 @@ bool needs_poll(const struct tu *tu);
 void gen_check(struct tr *t);
 
 /* translate_cold.c: compare r11 with rip; answers the rel32 for when it differs. r10 is
- * lost. */
+ * lost. -rip is a field of 8 bytes at CHECK_IMM if rip is LOW_END or more. */
+#define CHECK_IMM 5
+#define LOW_END	  (1ll << 32)
 uint8_t *put_check(struct emit *e, uint64_t rip);
 #endif

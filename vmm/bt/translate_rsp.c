@@ -162,13 +162,14 @@ bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k)
 	return true;
 }
 
-void gen_push_const(struct tr *t, uint64_t v)
+void gen_push_addr(struct tr *t, uint64_t v)
 {
 	if (fits32(v)) {
+		pin(t);
 		e8(&t->e, 0x68);
 		e32(&t->e, v);
 	} else {
-		emit_imm(&t->e, S1, v);
+		gen_addr(t, S1, v);
 		emit_push(&t->e, S1);
 	}
 	delta_lost(t);

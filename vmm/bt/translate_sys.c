@@ -156,8 +156,7 @@ bool gen_xsave(struct tr *t, const struct tu_insn *in)
 	    o->mem.segment == ZYDIS_REGISTER_FS ||
 	    o->mem.segment == ZYDIS_REGISTER_GS)
 		return gen_callout(t, in);
-	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
-			 t->c->host + (t->e.p - t->e.start));
+	gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
 	gen_mem(t, in, o, &m);
 	if (m.base < 0)
 		return gen_callout(t, in);
@@ -172,8 +171,7 @@ bool gen_xsave(struct tr *t, const struct tu_insn *in)
 /* By stubs.S, which comes back if it knows the answer. */
 void gen_cpuid(struct tr *t)
 {
-	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
-			 t->c->host + (t->e.p - t->e.start));
+	gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
 	gen_call_stub(t, BT_D_VCPU(offsetof(struct vcpu, bt_j_cpuid)));
 }
 

@@ -68,13 +68,12 @@ void gen_touch(struct tr *t, const struct tu_insn *in)
 	o = touched(in);
 	if (!o)
 		return;
-	at = t->c->host + (t->e.p - t->e.start);
+	at = here(t);
 	write = !!(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 	gen_ea(t, o);
 	gen_delta(t, S0);
 	emit_lea_x(&t->e, S0, S0, S1, 0, 0);
-	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_EXIT_INFO),
-			 at | write << BT_TOUCH_WRITE);
+	gen_place(t, BT_D_HOT(HOT_EXIT_INFO), at | write << BT_TOUCH_WRITE);
 	emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_TMP2), site);
 	gen_call_stub(t, BT_D_HOT(HOT_J_TOUCH));
 }
