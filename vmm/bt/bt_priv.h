@@ -135,6 +135,7 @@ enum reloc_kind {
 	R_TABLE, /* 4: where in the delta table the slot of rip + off is */
 	R_HOST,	 /* 4: its offset in the TC + off */
 	R_STUB,	 /* 4: rel32 to offset off in the TC */
+	R_GUESS, /* 4: off, and whatever it is, the code is right */
 };
 struct reloc {
 	int32_t off;

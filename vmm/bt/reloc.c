@@ -90,6 +90,9 @@ void reloc_put(const struct ccf *c, uint8_t *code, const struct reloc *r)
 	case R_HOST:
 		put32(p, c->host + r->off);
 		break;
+	case R_GUESS:
+		put32(p, r->off);
+		break;
 	case R_STUB:
 		put32(p, r->off - (c->host + r->at + 4));
 		break;

@@ -150,19 +150,21 @@ static bool follows_list(const struct tr *t, const struct tu_insn *in, int base)
 	if (last->kind != K_JCC && last->kind != K_JMP)
 		return false;
 	to = last->rip + last->i.length + last->op[0].imm.value.s;
-	return to <= in->rip && in->rip - to < 256 &&
-	       gva_canonical(t->bt->v->gpr[base]);
+	return to <= in->rip && in->rip - to < 256;
 }
 
+/* The guess is in one place, and the table is looked at where it turned out to be
+ * right: whatever number a copy has there (reloc.c), the entry is the address's. */
 static void gen_delta_guessed(struct tr *t, int base)
 {
-	uint64_t slot = t->bt->v->gpr[base] >> 39;
 	uint8_t *miss, *done;
 
-	unmovable(t); /* a guess is good for one address space */
 	emit_mov(&t->e, S0, R_RCX);
+	emit_imm(&t->e, S1, 0);
+	field(t, t->e.p - 4, R_GUESS, t->bt->v->gpr[base] >> 39);
+	emit_not(&t->e, S1);
 	emit_shrx(&t->e, R_RCX, base == R_RCX ? S0 : base, RT);
-	emit_lea(&t->e, R_RCX, R_RCX, -(int32_t)slot);
+	emit_lea_x(&t->e, R_RCX, R_RCX, S1, 0, 1);
 	e8(&t->e, 0xe3); /* jrcxz */
 	e8(&t->e, 0);
 	miss = t->e.p;
@@ -171,7 +173,8 @@ static void gen_delta_guessed(struct tr *t, int base)
 	done = emit_jmp(&t->e);
 	miss[-1] = t->e.p - miss;
 	emit_mov(&t->e, R_RCX, S0);
-	emit_load(&t->e, S1, RT, BT_D_TABLE + (int32_t)slot * 8);
+	emit_not(&t->e, S1);
+	emit_load_x(&t->e, S1, RT, S1, 3, BT_D_TABLE);
 	emit_patch(done, t->e.p);
 	t->near = 1u << base;
 	t->drift = 0;
