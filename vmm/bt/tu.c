@@ -534,6 +534,8 @@ static bool decode_one(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
 	}
 	*short_of = st == ZYDIS_STATUS_NO_MORE_DATA && avail < 15;
 	memset(&in->i, 0, sizeof(in->i));
+	/* What was decoded here before is no branch's target (gen_flow asks). */
+	memset(in->op, 0, sizeof(in->op));
 	in->i.length = 1;
 	in->kind = K_CALLOUT;
 	return false;
