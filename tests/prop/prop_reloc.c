@@ -73,23 +73,21 @@ static const struct form forms[] = {
 	F(0, 2, -1, -1, 0xc2),		   /* ret 16 */
 	F(0, 0, -1, -1, 0x0f, 0x05),	   /* syscall */
 	/* what calls out, and anything else */
-	F(0, 0, -1, -1, 0x0f, 0xa2),	       /* cpuid */
-	F(0, 0, -1, -1, 0xf4),		       /* hlt */
-	F(0, 0, 2, 0, 0x48, 0x8b, 0x03),       /* mov r, [rbx] */
-	F(4, 0, 2, 0, 0x48, 0x8b, 0x83),       /* mov r, [rbx + d] */
-	F(4, 0, 2, 0, 0x48, 0x8b, 0x84, 0x24), /* mov r, [rsp + d] */
-	F(4, 0, 2, 0, 0x48, 0x8b, 0x04, 0x25), /* mov r, [d] */
-	F(4, 0, 2, 0, 0x48, 0x8b, 0x04, 0xdd), /* mov r, [8rbx + d] */
-	F(0, 0, -1, -1, 0x48, 0x8b, 0x1b),     /* mov rbx, [rbx] */
-	F(0, 4, -1, -1, 0x48, 0x81, 0xec),     /* sub rsp, 32 */
-	F(0, 4, -1, -1, 0x05),		       /* add eax, 32 */
-	F(0, 8, -1, -1, 0x48, 0xb8),	       /* mov rax, 64 */
-	F(0, 0, -1, -1, 0x53),
-	F(0, 0, -1, -1, 0x5b), /* push, pop rbx */
-	F(0, 0, -1, -1, 0xc9),
-	F(0, 0, -1, -1, 0x9c),		  /* leave, pushf */
-	F(0, 0, -1, -1, 0xf3, 0xa4),	  /* rep movsb */
-	F(0, 0, 2, -1, 0x4d, 0x01, 0xd2), /* add r10, r */
+	F(0, 0, -1, -1, 0x0f, 0xa2),		      /* cpuid */
+	F(0, 0, -1, -1, 0xf4),			      /* hlt */
+	F(0, 0, 2, 0, 0x48, 0x8b, 0x03),	      /* mov r, [rbx] */
+	F(4, 0, 2, 0, 0x48, 0x8b, 0x83),	      /* mov r, [rbx + d] */
+	F(4, 0, 2, 0, 0x48, 0x8b, 0x84, 0x24),	      /* mov r, [rsp + d] */
+	F(4, 0, 2, 0, 0x48, 0x8b, 0x04, 0x25),	      /* mov r, [d] */
+	F(4, 0, 2, 0, 0x48, 0x8b, 0x04, 0xdd),	      /* mov r, [8rbx + d] */
+	F(0, 0, -1, -1, 0x48, 0x8b, 0x1b),	      /* mov rbx, [rbx] */
+	F(0, 4, -1, -1, 0x48, 0x81, 0xec),	      /* sub rsp, 32 */
+	F(0, 4, -1, -1, 0x05),			      /* add eax, 32 */
+	F(0, 8, -1, -1, 0x48, 0xb8),		      /* mov rax, 64 */
+	F(0, 0, -1, -1, 0x53), F(0, 0, -1, -1, 0x5b), /* push, pop rbx */
+	F(0, 0, -1, -1, 0xc9), F(0, 0, -1, -1, 0x9c), /* leave, pushf */
+	F(0, 0, -1, -1, 0xf3, 0xa4),		      /* rep movsb */
+	F(0, 0, 2, -1, 0x4d, 0x01, 0xd2),	      /* add r10, r */
 	F(0, 0, -1, -1, 0x90),
 	F(0, 0, -1, -1, 0x06), /* no instruction: callouts without operands */
 };
