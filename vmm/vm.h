@@ -81,7 +81,10 @@ struct vm_config {
 	bool no_chain;
 	bool count; /* translated code counts what it executes */
 	bool lockstep;
-	bool pair_all;	/* calls and returns paired everywhere */
+	bool pair_all; /* calls and returns paired everywhere */
+	/* How addresses are checked: as suits the host, or as suits a CPU whose
+	 * LOOP is slow, or is not (tests). */
+	enum { CHECK_AUTO, CHECK_JRCXZ, CHECK_LOOP } check;
 	bool touch_all; /* every access is at a careful site (bt/site.c) */
 	/* The guest's clocks and TSC run 2^this times slower than real ones: for
 	 * what is too slow to keep up with its timer (lockstep). */

@@ -167,8 +167,9 @@ static uint32_t translate(uint64_t rip)
 	if (tu_decode(bt, rip, PPN, &tu) || tu.straddle)
 		return 0;
 	bt->pend_ibtc = rnd_below(&r, 2);
+	bt->pend_call = !bt->pend_ibtc && rnd_below(&r, 2);
 	id = bt_translate(bt, &tu);
-	bt->pend_ibtc = false;
+	bt->pend_ibtc = bt->pend_call = false;
 	p2m_set_code(bt->p2m, (ppn_t){PPN}, true);
 	reloc_learn(bt, id);
 	n_made++;
@@ -262,6 +263,11 @@ static void test_paired(void **state)
 	check((struct vm_config){.pair_all = true});
 }
 
+static void test_slow_loop(void **state)
+{
+	check((struct vm_config){.pair_all = true, .check = CHECK_JRCXZ});
+}
+
 /* With a touch in front of each access, and counting. */
 static void test_touched(void **state)
 {
@@ -295,6 +301,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain),
 		cmocka_unit_test(test_paired),
+		cmocka_unit_test(test_slow_loop),
 		cmocka_unit_test(test_touched),
 		cmocka_unit_test(test_low),
 	};

@@ -324,6 +324,12 @@ static void test_paired(void **state)
 	diff(&(struct vm_config){.pair_all = true}, GEN_INT | GEN_FLOW, 60, 0);
 }
 
+static void test_slow_loop(void **state)
+{
+	diff(&(struct vm_config){.check = CHECK_JRCXZ}, GEN_INT | GEN_FLOW, 60,
+	     0);
+}
+
 static void test_touched(void **state)
 {
 	diff(&(struct vm_config){.touch_all = true}, GEN_ALL, 60, 8);
@@ -336,7 +342,7 @@ int main(void)
 		T(test_int),	    T(test_string), T(test_vector),
 		T(test_x87),	    T(test_all),    T(test_single),
 		T(test_tiny_cache), T(test_code32), T(test_paired),
-		T(test_touched),    T(test_avx512),
+		T(test_touched),    T(test_avx512), T(test_slow_loop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,7 +80,7 @@ static struct ccf *run_alias(uint64_t va)
 
 static uint32_t aligned(uint32_t n)
 {
-	return (n + TC_HEADER + TC_ALIGN - 1) & -TC_ALIGN;
+	return (n + TC_ALIGN - 1) & -TC_ALIGN;
 }
 
 /* Units of no use, until the next one would be placed at `want`. */

@@ -29,9 +29,11 @@
 #define TU_MAX	       24
 /* The same of a loop that is done several times over (tu.c). */
 #define TU_LOOP_MAX    32
-/* Conditional branches that a unit runs on past, and all its ways on. */
+/* Branches and calls that a unit runs on past, and all its ways on. */
 #define TU_SIDE_MAX    3
 #define CCF_EXITS      (TU_SIDE_MAX + 2)
+/* Calls in it that are paired with their returns, at most. */
+#define CCF_PADS       (TU_SIDE_MAX + 1)
 /* An exit of a CCF as one number, never 0. */
 #define EXIT_ID(id, e) ((id)*8 + (e))
 #define EXIT_CCF(x)    ((x) / 8)
@@ -85,15 +87,21 @@ struct recov {
 #define CCF_OFF	     4u /* not in the list of ppn any more */
 #define CCF_OFF2     8u /* not in the list of ppn2 any more */
 #define CCF_UNPAIRED                                                           \
-	16u /* has a call or a return that is not paired (ibtc.c) */
+	16u	       /* has a call or a return that is not paired (ibtc.c) */
+#define CCF_CALLED 32u /* has a call entry, CALL_ENTRY bytes before direct */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
 	bool cross;	/* leads out of the page */
 	bool again;	/* and was taken, in this place or another */
+	bool call;	/* a paired call's: the host's RSP is in r10 */
 	int32_t target; /* rip of the target - ccf->rip */
 	uint32_t to;	/* CCF it is chained to, 0: none */
 	uint32_t next_in; /* next in `to`'s list of incoming exits: EXIT_ID */
+};
+/* Where a paired call's return arrives: from host, and from rip. */
+struct ccf_pad {
+	uint16_t host, next;
 };
 struct ccf {
 	uint64_t rip;
@@ -111,9 +119,10 @@ struct ccf {
 	uint32_t recov; /* index of the first */
 	uint32_t next_hash, next_page, next_page2;
 	uint32_t ibtc_next; /* shares the IBTC entry */
-	uint16_t pad;  /* from host: where its call's return arrives; 0: none */
-	uint16_t miss; /* from checked: rel32 for when the check fails */
 	uint16_t life; /* a copy: of its context, as it was made (reloc.c) */
+	uint8_t check; /* from host: the checked entry, if it is there; or 0 */
+	uint8_t n_pad;
+	struct ccf_pad pad[CCF_PADS];
 	bool in_ibtc;
 	bool reached; /* has been in the IBTC, in this place or another */
 	uint8_t n_reloc;
@@ -131,7 +140,7 @@ struct ccf {
 /* A field of a unit that depends on where it is (reloc.c). */
 enum reloc_kind {
 	R_ADDR,	 /* 8 bytes: rip + off */
-	R_MINUS, /* 8 bytes: -(rip + off) */
+	R_MINUS, /* 8 bytes: check_bias() - (rip + off) */
 	R_TABLE, /* 4: where in the delta table the slot of rip + off is */
 	R_HOST,	 /* 4: its offset in the TC + off */
 	R_STUB,	 /* 4: rel32 to offset off in the TC */
@@ -142,8 +151,9 @@ struct reloc {
 	uint16_t at;
 	uint8_t kind;
 };
-#define TMPL_BITS   15
-#define RELOC_MAX   (2 * TU_MAX + 16) /* of one unit */
+#define TMPL_BITS 15
+#define RELOC_MAX (2 * TU_MAX + 16) /* of one unit */
+_Static_assert(RELOC_MAX <= 255, "n_reloc");
 #define TMPL_COPIES 7
 #define TMPL_WAYS   4u
 struct tmpl {
@@ -243,8 +253,9 @@ struct bt_stats {
 #define TC_RET_STUB   32 /* a return that bt_ret has nothing for */
 #define TC_JMP_STUB   35 /* its end: to r11, through the IBTC */
 #define TC_START      64
-/* In front of each checked entry: the CCF's id. */
-#define TC_HEADER     4
+/* In front of each checked entry: where a check that fails leads, mov and jmp;
+ * and the CCF's id. */
+#define TC_HEADER     12
 #define TC_ALIGN      8
 
 #define TC_LARGE_MAX  512 /* blocks of 2 MiB */
@@ -260,6 +271,9 @@ struct tc_region {
 #define CCF_MAX_COLD  128
 #define CCF_MAX_RECOV (4 * TU_LOOP_MAX + 8)
 #define CCF_STUB      11 /* bytes of an exit's stub */
+/* And of what goes before it in a unit with paired calls, and before the code of
+ * one that is called: mov rsp, r10 */
+#define CALL_ENTRY    3
 
 struct lockstep;
 struct itlb_entry {
@@ -362,6 +376,7 @@ struct bt {
 	uint32_t pend_from; /* exit to chain to the next unit, or 0 */
 	unsigned pend_exit;
 	bool pend_ibtc;
+	bool pend_call; /* the next unit translated is to have a call entry */
 	bool irq_pending;
 	bool pair_due; /* the running context has just begun to pair */
 	struct lockstep *ls;
@@ -461,7 +476,7 @@ uint32_t tc_begin(struct bt *bt);
 uint32_t tc_place(struct bt *bt);
 /* Would tc_place evict nothing? */
 bool tc_has_room(const struct bt *bt);
-/* It is made (host_len, n_recov, n_reloc, exits, direct; miss, if it has a check in
+/* It is made (host_len, n_recov, n_reloc, exits, pads, direct; check, if it has one in
  * front): keep it. Writes its cold part. */
 void tc_commit(struct bt *bt, uint32_t id);
 /* Drop everything. */
@@ -500,12 +515,28 @@ void reloc_chain(struct bt *bt, uint32_t id);
 /* translate_cold.c: set c->cold_len; write what belongs at c->cold, with no exit chained
  * and no successor in the IBTC. */
 void cold_size(struct ccf *c);
+/* Before the first unit: is LOOP slow here? */
+void cold_init(bool slow_loop);
+int64_t check_bias(void);
 void cold_put(struct bt *bt, uint32_t id);
 /* Only its rip has changed, and it is not in the IBTC. */
 void cold_move(struct bt *bt, uint32_t id);
+static inline unsigned ccf_stub_bytes(const struct ccf *c)
+{
+	return c->n_pad ? CALL_ENTRY + CCF_STUB : CCF_STUB;
+}
 static inline uint32_t ccf_stub(const struct ccf *c, unsigned exit)
 {
-	return c->cold + exit * CCF_STUB;
+	return c->cold + exit * ccf_stub_bytes(c);
+}
+/* Write what exit e's stub holds while nothing is chained to it; and have it lead
+ * to TC offset `to`, for a call to a unit that has no call entry. */
+void cold_put_stub(struct bt *bt, uint32_t id, unsigned e);
+void cold_lead_stub(struct bt *bt, uint32_t id, unsigned e, uint32_t to);
+/* The rel32 of the jump for when c's check fails, a TC offset. */
+static inline uint32_t ccf_miss(const struct ccf *c)
+{
+	return c->checked - 8;
 }
 
 /* ccf.c: books. */

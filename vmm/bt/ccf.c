@@ -230,6 +230,32 @@ static void patch_rel32(struct bt *bt, uint32_t at, uint32_t to)
 	memcpy(bt->rw + at, &d, 4);
 }
 
+/*
+ * Have an exit go to c, and back to its stub. A paired call arrives with the
+ * host's RSP in r10: there is an entry for that in a unit that was first reached by
+ * one, and for others the call's stub puts it back.
+ */
+static void lead_exit(struct bt *bt, uint32_t from, unsigned e,
+		      const struct ccf *c)
+{
+	const struct ccf *f = &bt->ccf[from];
+	uint32_t at = f->host + f->exit[e].patch, to = c->host + c->direct;
+
+	if (f->exit[e].call && !(c->flags & CCF_CALLED))
+		cold_lead_stub(bt, from, e, to);
+	else
+		patch_rel32(bt, at, f->exit[e].call ? to - CALL_ENTRY : to);
+}
+
+static void lead_back(struct bt *bt, uint32_t from, unsigned e)
+{
+	const struct ccf *f = &bt->ccf[from];
+
+	if (f->exit[e].call)
+		cold_put_stub(bt, from, e);
+	patch_rel32(bt, f->host + f->exit[e].patch, ccf_stub(f, e));
+}
+
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 {
 	struct ccf *f = &bt->ccf[from], *c = &bt->ccf[to];
@@ -241,7 +267,7 @@ void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)
 		ibtc_note_cross(bt, from, exit, to);
 		x->again = true;
 	}
-	patch_rel32(bt, f->host + x->patch, c->host + c->direct);
+	lead_exit(bt, from, exit, c);
 	x->to = to;
 	x->next_in = c->incoming;
 	c->incoming = EXIT_ID(from, exit);
@@ -257,7 +283,7 @@ static void unchain_incoming(struct bt *bt, struct ccf *c)
 		struct ccf *f = &bt->ccf[EXIT_CCF(in)];
 		struct ccf_exit *x = &f->exit[EXIT_NO(in)];
 
-		patch_rel32(bt, f->host + x->patch, ccf_stub(f, EXIT_NO(in)));
+		lead_back(bt, EXIT_CCF(in), EXIT_NO(in));
 		x->to = 0;
 		in = x->next_in;
 		x->next_in = 0;
@@ -290,7 +316,7 @@ void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned e)
 	if (!x->to || !ccf_crosses(f, e))
 		return;
 	unlink_exit(bt, id, e);
-	patch_rel32(bt, f->host + x->patch, ccf_stub(f, e));
+	lead_back(bt, id, e);
 }
 
 /* ---- the end ---- */
@@ -360,7 +386,7 @@ void ccf_moved(struct bt *bt, uint32_t id)
 		if (!f->exit[e].to || chain_holds(bt, f, e))
 			continue;
 		unlink_exit(bt, id, e);
-		patch_rel32(bt, f->host + f->exit[e].patch, ccf_stub(f, e));
+		lead_back(bt, id, e);
 	}
 	while (*p) {
 		struct ccf *f = &bt->ccf[EXIT_CCF(*p)];
@@ -371,7 +397,7 @@ void ccf_moved(struct bt *bt, uint32_t id)
 			p = &x->next_in;
 			continue;
 		}
-		patch_rel32(bt, f->host + x->patch, ccf_stub(f, e));
+		lead_back(bt, EXIT_CCF(*p), e);
 		*p = x->next_in;
 		x->to = x->next_in = 0;
 		bt->stats.exits_chained--;

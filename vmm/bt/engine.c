@@ -20,8 +20,9 @@
  * chained unit, or through the IBTC, whose index is masked by its width and
  * whose entries are units or the miss exit, or by a return through bt_ret, whose
  * entries are code of units that compares where it should lead, or the miss exit
- * (ibtc.c). No instruction is emitted that is
- * not on the list of tu.c. Windows map only what the p2m says is this guest's.
+ * (ibtc.c). RSP comes back from r10 where a paired call arrives, and only the exit
+ * of such a call, which has put it there, leads there (lead_exit in ccf.c). No
+ * instruction is emitted that is not on the list of tu.c. Windows map only what the p2m says is this guest's.
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -310,6 +311,8 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	if (!bt)
 		return -ENOMEM;
 	tu_init();
+	cold_init(vm->cfg.check == CHECK_AUTO ? !__builtin_cpu_is("amd")
+					      : vm->cfg.check == CHECK_JRCXZ);
 	bt->vm = vm;
 	bt->v = v;
 	bt->p2m = vm->p2m;
@@ -398,6 +401,8 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 		return id;
 	if (tu_decode(bt, rip, ppn, &tu))
 		return 0;
+	bt->pend_call = bt->pend_from &&
+			bt->ccf[bt->pend_from].exit[bt->pend_exit].call;
 	id = bt_translate(bt, &tu);
 	mark_code(bt, tu.ppn);
 	if (tu.straddle)
@@ -680,6 +685,8 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 		if (!id)
 			id = translate_at(bt, v->rip, ppn);
 		if (!id) {
+			bt->pend_from = 0;
+			bt->pend_ibtc = false;
 			if (interp_one(bt) == CPU_EXIT)
 				return v->exit;
 			continue;

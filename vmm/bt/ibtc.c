@@ -43,10 +43,12 @@
  * code of a guest's call
  *
  *	push the return address, as ever ; mov r10, rsp ; rsp = past its entry
- *	call 1f		   so the entry holds the pad's address
- *	the pad: mov rsp, r10 ; check that r11 is the return address ; go on there
- *     1: mov rsp, r10 ; go to the target
+ *	call the target	   so the entry holds the pad's address
+ *	the pad: mov rsp, r10 ; check that r11 is the return address
+ *	what follows the guest's call
  *
+ * where the target's unit has mov rsp, r10 in front of its code if it was first
+ * reached by such a call, and else that is in the cold part of the caller's;
  * and that of a guest's return
  *
  *	pop r11, as ever ; r10 = the entry for r11 ; xchg r10, rsp ; ret
@@ -201,7 +203,7 @@ static void set_head(struct bt *bt, unsigned v, unsigned slot, uint32_t id)
 static void set_next(struct bt *bt, uint32_t id, uint32_t next)
 {
 	struct ccf *c = &bt->ccf[id];
-	uint32_t at = c->checked + c->miss;
+	uint32_t at = ccf_miss(c);
 	uint32_t to = next ? bt->ccf[next].checked : TC_MISS_STUB;
 	int32_t d = (int32_t)(to - (at + 4));
 
@@ -271,10 +273,12 @@ void ret_clear(struct bt *bt, bool user)
 
 void ret_forget(struct bt *bt, const struct ccf *c)
 {
-	uint64_t *r = ret_entry(bt, c->mode, c->rip + c->guest_len);
+	for (unsigned i = 0; i < c->n_pad; i++) {
+		uint64_t *r = ret_entry(bt, c->mode, c->rip + c->pad[i].next);
 
-	if (c->pad && *r == (uint64_t)bt->rx + c->host + c->pad)
-		*r = (uint64_t)bt->rx + TC_RET_STUB;
+		if (*r == (uint64_t)bt->rx + c->host + c->pad[i].host)
+			*r = (uint64_t)bt->rx + TC_RET_STUB;
+	}
 }
 
 static void set_reset(struct exec_set *s)

@@ -9,6 +9,9 @@
  * depends on what his TLB holds (the windows, or v->mem_cache): in the entries
  * that either run walked these bits are not compared.
  *
+ * A call ends a unit here, as nothing is chained; the return of one that is paired
+ * goes on in the middle of the caller's unit, and so does the interpreter.
+ *
  * A unit that ends early in translated code (callout, fault, kick) is not
  * compared; nor is one in which the interpreter met a side effect (I/O, time,
  * randomness). Slow, and for testing only.
@@ -37,6 +40,7 @@ struct lockstep {
 #define GUEST_STATE offsetof(struct vcpu, vm)
 #define HOT_STATE   (sizeof(struct vcpu) - offsetof(struct vcpu, bt_hot))
 #define XSTATE_BV   512 /* the header's first word */
+#define MAX_INSNS   100000
 
 static size_t fpu_bytes(const struct vcpu *v)
 {
@@ -56,6 +60,57 @@ static bool has_rep(struct vcpu *v)
 	return false;
 }
 
+/* A near return that translated code does. */
+static bool is_return(struct bt *bt)
+{
+	ZydisDecodedInstruction i;
+	uint8_t b[15];
+	unsigned got;
+
+	return mem_fetch(bt->v, bt->v->rip, b, &got) == CPU_OK &&
+	       ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&bt->dec, NULL, b,
+							  got, &i)) &&
+	       i.mnemonic == ZYDIS_MNEMONIC_RET &&
+	       i.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR;
+}
+
+/* The unit that has the pad which a return to rip finds; or 0. left: how many
+ * instructions of it follow. */
+static uint32_t pad_unit(struct bt *bt, uint64_t rip, unsigned mode,
+			 unsigned *left)
+{
+	uint32_t at = *ret_entry(bt, mode, rip) - (uint64_t)bt->rx;
+	uint32_t id = at == TC_RET_STUB ? 0 : tc_find(bt, at);
+	const struct ccf *c = &bt->ccf[id];
+	unsigned last = rip - c->rip - 1;
+
+	*left = 0;
+	for (unsigned i = 0; id && i < c->n_pad; i++) {
+		if (c->host + c->pad[i].host != at)
+			continue;
+		if (c->rip + c->pad[i].next != rip)
+			break;
+		for (unsigned k = 0; k < c->n_recov; k++) {
+			unsigned g = bt->recov[c->recov + k].guest;
+
+			if (g > last && g < c->guest_len) {
+				last = g;
+				++*left;
+			}
+		}
+		return id;
+	}
+	return 0;
+}
+
+static bool ends_call(const struct ccf *c, uint64_t rip)
+{
+	for (unsigned i = 0; i < c->n_pad; i++)
+		if (c->rip + c->pad[i].next == rip)
+			return true;
+	return false;
+}
+
 /* Does the unit go on after the instruction at rip, now that it led to next;
  * or was that an exit in its middle? */
 static bool goes_on(struct bt *bt, uint32_t id, uint64_t rip, uint64_t next)
@@ -66,7 +121,7 @@ static bool goes_on(struct bt *bt, uint32_t id, uint64_t rip, uint64_t next)
 		uint64_t at = c->rip + bt->recov[c->recov + i].guest;
 
 		if (at > rip)
-			return at == next;
+			return at == next && !ends_call(c, at);
 	}
 	/* The unit is a loop that it has several times. */
 	return next == c->rip;
@@ -92,13 +147,22 @@ void lockstep_before(struct bt *bt, uint32_t id)
 	l->used.n = 0;
 	v->mem_log = &l->log;
 	v->used_log = &l->used;
-	while (n && st == CPU_OK) {
+	for (unsigned k = 0; n && st == CPU_OK; k++) {
 		uint64_t rip = v->rip;
+		bool ret = n == 1 && is_return(bt); /* it ends its unit */
+
+		/* Returns to returns, for ever: a kick stops the other run. */
+		l->log.side_effect |= k > MAX_INSNS;
+		if (l->log.side_effect)
+			break;
 
 		st = interp_step_raw(v);
 		if (st == CPU_OK && v->rip == rip && has_rep(v))
 			continue; /* it went part of its way */
-		if (--n && st == CPU_OK && !goes_on(bt, id, rip, v->rip))
+		n--;
+		if (st == CPU_OK && ret && !(bt->ccf[id].flags & CCF_UNPAIRED))
+			id = pad_unit(bt, v->rip, bt->ccf[id].mode, &n);
+		else if (n && st == CPU_OK && !goes_on(bt, id, rip, v->rip))
 			break;
 	}
 	l->valid = st == CPU_OK && !l->log.side_effect;

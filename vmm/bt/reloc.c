@@ -82,7 +82,7 @@ void reloc_put(const struct ccf *c, uint8_t *code, const struct reloc *r)
 		put64(p, a);
 		break;
 	case R_MINUS:
-		put64(p, -a);
+		put64(p, check_bias() - a);
 		break;
 	case R_TABLE:
 		put32(p, table_disp(a));
@@ -242,7 +242,7 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 	c->recov = old.recov;
 	c->reloc = old.reloc;
 	c->next_page = old.next_page;
-	c->flags = a->flags & CCF_UNPAIRED;
+	c->flags = a->flags & (CCF_UNPAIRED | CCF_CALLED);
 	c->incoming = c->ibtc_next = 0;
 	c->in_ibtc = c->reached = false;
 	c->life = life_now(bt);

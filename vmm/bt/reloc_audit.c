@@ -23,7 +23,12 @@ static bool books_differ(const struct bt *bt, const struct ccf *a,
 	for (unsigned i = 0; i < CCF_EXITS; i++)
 		if (a->exit[i].patch != b->exit[i].patch ||
 		    a->exit[i].target != b->exit[i].target ||
-		    a->exit[i].cross != b->exit[i].cross)
+		    a->exit[i].cross != b->exit[i].cross ||
+		    a->exit[i].call != b->exit[i].call)
+			return true;
+	for (unsigned i = 0; i < CCF_PADS; i++)
+		if (a->pad[i].host != b->pad[i].host ||
+		    a->pad[i].next != b->pad[i].next)
 			return true;
 	for (unsigned i = 0; i < a->n_recov && i < b->n_recov; i++) {
 		const struct recov *x = &bt->recov[a->recov + i];
@@ -43,10 +48,10 @@ static bool books_differ(const struct bt *bt, const struct ccf *a,
 	}
 	return a->n_recov != b->n_recov || a->n_reloc != b->n_reloc ||
 	       a->lo != b->lo || a->hi != b->hi || a->direct != b->direct ||
-	       a->pad != b->pad || a->guest_len != b->guest_len ||
+	       a->n_pad != b->n_pad || a->guest_len != b->guest_len ||
 	       a->n_insn != b->n_insn ||
-	       ((a->flags ^ b->flags) & CCF_UNPAIRED) || a->mode != b->mode ||
-	       (a->direct && a->miss != b->miss);
+	       ((a->flags ^ b->flags) & (CCF_UNPAIRED | CCF_CALLED)) ||
+	       a->mode != b->mode || a->check != b->check;
 }
 
 /* Offset of the first byte of code that differs, or host_len. */
@@ -56,8 +61,9 @@ static unsigned code_differs(struct bt *bt, const struct ccf *c,
 	const uint8_t *is = bt->rw + c->host;
 	unsigned o = 0;
 
-	if (c->direct)
-		memcpy(code + d->miss, is + d->miss, 4);
+	/* Of the header, where it leads and the id. */
+	if (c->check)
+		memcpy(code + c->check - 8, is + c->check - 8, 8);
 	for (unsigned i = 0; i < CCF_EXITS; i++)
 		if (d->exit[i].patch)
 			memcpy(code + d->exit[i].patch, is + d->exit[i].patch,
@@ -93,7 +99,8 @@ static bool unit_differs(struct bt *bt, uint32_t id, struct work *w)
 
 	bt->mode = c->mode & ~MODE_CTX_MASK;
 	bt->ctx = mode_view(c->mode) - VIEW_USER;
-	bt->pend_ibtc = c->direct;
+	bt->pend_ibtc = c->check;
+	bt->pend_call = c->flags & CCF_CALLED;
 	bt->pair_all = !(c->flags & CCF_UNPAIRED);
 	if (ret_pairs(bt) != bt->pair_all ||
 	    tu_decode(bt, c->rip, c->ppn, &w->tu))
@@ -113,7 +120,8 @@ static bool unit_differs(struct bt *bt, uint32_t id, struct work *w)
 
 int reloc_audit(struct bt *bt)
 {
-	bool ibtc = bt->pend_ibtc, pair_all = bt->pair_all;
+	bool ibtc = bt->pend_ibtc, call = bt->pend_call;
+	bool pair_all = bt->pair_all;
 	unsigned mode = bt->mode, ctx = bt->ctx, bad = 0;
 	struct bt_stats stats = bt->stats;
 	uint64_t gpr[ARRAY_SIZE(bt->v->gpr)];
@@ -136,6 +144,7 @@ int reloc_audit(struct bt *bt)
 				bad += unit_differs(bt, id, w);
 		}
 	bt->pend_ibtc = ibtc;
+	bt->pend_call = call;
 	bt->pair_all = pair_all;
 	bt->mode = mode;
 	bt->ctx = ctx;

@@ -170,8 +170,7 @@ bool tc_has_room(const struct bt *bt)
 	const struct tc_region *g = &bt->region[bt->tc_cur];
 
 	return g->n_ccf < bt->region_ccf &&
-	       g->used + g->cold + TC_ALIGN + TC_HEADER + CCF_MAX_BYTES +
-			       CCF_MAX_COLD <=
+	       g->used + g->cold + TC_ALIGN + CCF_MAX_BYTES + CCF_MAX_COLD <=
 		       bt->region_bytes &&
 	       g->n_recov + CCF_MAX_RECOV <= bt->region_recov &&
 	       g->n_reloc + RELOC_MAX <= bt->region_reloc;
@@ -192,7 +191,7 @@ uint32_t tc_place(struct bt *bt)
 	id = bt->tc_cur * bt->region_ccf + g->n_ccf;
 	c = &bt->ccf[id];
 	c->host = bt->tc_cur * bt->region_bytes +
-		  ((g->used + TC_HEADER + TC_ALIGN - 1) & -TC_ALIGN);
+		  ((g->used + TC_ALIGN - 1) & -TC_ALIGN);
 	c->recov = bt->tc_cur * bt->region_recov + g->n_recov;
 	c->reloc = bt->tc_cur * bt->region_reloc + g->n_reloc;
 	return id;

@@ -52,12 +52,28 @@ static uint32_t jump_target(const struct bt *bt, uint32_t at)
 	return at + 4 + (uint32_t)d;
 }
 
+/* The stub of an exit that is chained to nothing, or not through it. */
+static bool stub_is_whole(const struct bt *bt, uint32_t id, unsigned e)
+{
+	const struct ccf *c = &bt->ccf[id];
+	uint32_t at = ccf_stub(c, e), eid = EXIT_ID(id, e);
+	const uint8_t *p = bt->rw + at;
+
+	if (c->exit[e].call && memcmp(p, "\x4c\x89\xd4", CALL_ENTRY))
+		return false; /* mov rsp, r10 */
+	at += ccf_stub_bytes(c) - CCF_STUB;
+	p = bt->rw + at;
+	return !memcmp(p, "\x41\xbb", 2) && !memcmp(p + 2, &eid, 4) &&
+	       jump_target(bt, at + 7) == TC_CHAIN_STUB;
+}
+
 static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 {
 	struct bt *bt = rc->bt;
 	const struct ccf *c = &bt->ccf[id];
 	const struct ccf_exit *x = &c->exit[e];
 	uint32_t want = ccf_stub(c, e), in, n = 0;
+	bool whole = true;
 
 	if (!x->patch) {
 		if (x->to)
@@ -74,6 +90,16 @@ static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 		if (bt->ccf[x->to].rip != c->rip + (int64_t)x->target)
 			bad_ccf(rc, id, "chained to what is elsewhere");
 		want = bt->ccf[x->to].host + bt->ccf[x->to].direct;
+		if (x->call && bt->ccf[x->to].flags & CCF_CALLED) {
+			want -= CALL_ENTRY;
+		} else if (x->call) {
+			if (jump_target(bt, ccf_stub(c, e) + CALL_ENTRY + 1) !=
+			    want)
+				bad_ccf(rc, id,
+					"a call's stub leads elsewhere");
+			want = ccf_stub(c, e);
+			whole = false;
+		}
 		for (in = bt->ccf[x->to].incoming; in;
 		     in = bt->ccf[EXIT_CCF(in)].exit[EXIT_NO(in)].next_in)
 			n += in == EXIT_ID(id, e);
@@ -82,6 +108,8 @@ static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 	}
 	if (jump_target(bt, c->host + x->patch) != want)
 		bad_ccf(rc, id, "an exit leads elsewhere");
+	if (whole && !stub_is_whole(bt, id, e))
+		bad_ccf(rc, id, "an exit's stub is another's");
 }
 
 static bool any_chained(const struct ccf *c)
@@ -136,10 +164,12 @@ static void audit_live(struct recount *rc, uint32_t id)
 			bad_ccf(rc, id, "a wrong exit in its list");
 			break;
 		}
+	if (memcmp(bt->rw + c->checked - sizeof(id), &id, sizeof(id)))
+		bad_ccf(rc, id, "another's id in front of its check");
 	next = c->ibtc_next;
 	if (next && (!c->in_ibtc || !is_live(bt, next)))
 		bad_ccf(rc, id, "a wrong successor in the IBTC");
-	if (jump_target(bt, c->checked + c->miss) !=
+	if (jump_target(bt, ccf_miss(c)) !=
 	    (next ? bt->ccf[next].checked : TC_MISS_STUB))
 		bad_ccf(rc, id, "its failed check leads elsewhere");
 	rc->in_ibtc += c->in_ibtc;
@@ -220,6 +250,16 @@ static void audit_ibtc(struct recount *rc)
 	differ(rc, "the number of CCFs in the IBTC", n, rc->in_ibtc);
 }
 
+static bool is_pad(struct bt *bt, const struct ccf *c, uint32_t at,
+		   const uint64_t *entry)
+{
+	for (unsigned i = 0; i < c->n_pad; i++)
+		if (at == c->host + c->pad[i].host &&
+		    entry == ret_entry(bt, c->mode, c->rip + c->pad[i].next))
+			return true;
+	return false;
+}
+
 /* Each entry is the stub's, or the pad of a CCF whose call it is for. */
 static void audit_returns(struct recount *rc)
 {
@@ -229,13 +269,11 @@ static void audit_returns(struct recount *rc)
 		for (unsigned i = 0; i < ARRAY_SIZE(bt->v->bt_ret[u]); i++) {
 			uint32_t at = bt->v->bt_ret[u][i] - (uint64_t)bt->rx;
 			uint32_t id = tc_find(bt, at);
-			const struct ccf *c = &bt->ccf[id];
 
 			if (at == TC_RET_STUB)
 				continue;
-			if (!is_live(bt, id) || at != c->host + c->pad ||
-			    ret_entry(bt, c->mode, c->rip + c->guest_len) !=
-				    &bt->v->bt_ret[u][i])
+			if (!is_live(bt, id) ||
+			    !is_pad(bt, &bt->ccf[id], at, &bt->v->bt_ret[u][i]))
 				bad_ccf(rc, id, "a wrong pad of a return");
 		}
 }

@@ -25,11 +25,12 @@
  * instruction (kinds other than RK_NORMAL say what must be put back). This is
  * also why a sequence can be started again from its beginning.
  *
- * Layout of a CCF: [check that r11 is the unit's rip?] [poll?] body, exits; and
- * elsewhere, stubs (translate_cold.c). The check is for jumps through the IBTC, which is
- * indexed by the low 16 bits of the target only; chained jumps enter after it.
- * A unit that was not reached by such a jump when it was made has its check
- * among the stubs.
+ * Layout of a CCF: [header, check that r11 is the unit's rip? or call entry?]
+ * [poll?] body, exits; and elsewhere, stubs (translate_cold.c). The check is for
+ * jumps through the IBTC, which is indexed by the low 16 bits of the target only;
+ * chained jumps enter after it. A unit that was not reached by such a jump when it
+ * was made has its check among the stubs. The call entry is for paired calls
+ * (ibtc.c).
  *
  * The files: operands translate_mem.c, plain instructions translate_plain.c,
  * flags translate_flags.c, the stack translate_rsp.c, strings
@@ -131,8 +132,15 @@ static void begin_moves(struct tr *t)
 		t->c->hi = 1ll << 47;
 	/* tu.c has asked, too. */
 	for (unsigned k = 0; k < t->tu->n; k++)
-		if (t->tu->insn[k].kind == K_JCC)
+		switch (t->tu->insn[k].kind) {
+		case K_CALL:
+		case K_CALL_IND:
+			is_canonical(t, t->tu->insn[k].rip +
+						t->tu->insn[k].i.length);
+			/* fall through */
+		case K_JCC:
 			is_canonical(t, branch_target(&t->tu->insn[k]));
+		}
 }
 
 void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
@@ -153,9 +161,7 @@ void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
 	begin_moves(&t);
 
 	poll = needs_poll(tu);
-	if (bt->pend_ibtc)
-		gen_check(&t);
-	c->direct = t.e.p - t.e.start;
+	gen_entry(&t);
 	gen_count(&t, EXEC_UNITS, 1);
 	gen_count(&t, EXEC_INSNS, tu->n);
 	if (poll)

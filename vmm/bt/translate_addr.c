@@ -98,15 +98,16 @@ void gen_addr_delta(struct tr *t, uint64_t a)
 	delta_lost(t);
 }
 
-uint8_t *gen_addr_check(struct tr *t, uint64_t a)
+void gen_addr_check(struct tr *t, uint64_t a, const uint8_t *miss)
 {
-	uint8_t *at = t->e.p, *miss;
+	uint8_t *at = t->e.p;
 
-	if (!moves(t, a, LOW_END))
-		return put_check(&t->e, a);
-	miss = put_check(&t->e, LOW_END);
+	if (!moves(t, a, LOW_END)) {
+		patch_check(put_check(&t->e, a), miss);
+		return;
+	}
+	patch_check(put_check(&t->e, LOW_END), miss);
 	field(t, at + CHECK_IMM, R_MINUS, a - t->c->rip);
-	return miss;
 }
 
 uint32_t here(const struct tr *t)

@@ -9,8 +9,10 @@
  *
  * A unit runs on past conditional branches forward (tu.c), each with an exit of
  * its own; what follows is done with what is known of registers there
- * (translate_facts.c).
+ * (translate_facts.c). It also runs on past calls that are paired with their
+ * returns (ibtc.c): what follows is entered from the pad, and knows nothing.
  */
+#include "mm/base/log.h"
 #include "vmm/bt/translate_priv.h"
 #include "vmm/mmu/walk.h"
 #include "vmm/x86/regs.h"
@@ -32,6 +34,7 @@ static bool is_chainable(struct tr *t, uint64_t target)
 static void add_exit(struct tr *t, uint8_t *patch, uint64_t target)
 {
 	t->stub[t->n_stub].patch = patch;
+	t->stub[t->n_stub].call = false;
 	t->stub[t->n_stub++].target = target;
 }
 
@@ -48,6 +51,16 @@ static void gen_jmp_const(struct tr *t, uint64_t target)
 	emit_jmp_m(&t->e, RT, BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
 }
 
+/* Jump to the guest address in r11, for the branch at `at` in the unit's code. */
+static void gen_jmp_s0(struct tr *t, uint32_t at)
+{
+	/* For a target that is not canonical: who wanted to go there? */
+	gen_place(t, BT_D_IND, at);
+	gen_count(t, EXEC_IBTC, 1);
+	emit_movzx16(&t->e, S1, S0);
+	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
+}
+
 /* Exits that can be chained have their stubs in the cold part. */
 void gen_stubs(struct tr *t)
 {
@@ -60,23 +73,21 @@ void gen_stubs(struct tr *t)
 			struct ccf_exit *x = &t->c->exit[n_exit++];
 
 			x->cross = !same_page(t, target);
+			x->call = t->stub[i].call;
 			x->patch = t->stub[i].patch - t->e.start;
 			x->target = target - t->tu->rip;
 		} else {
 			emit_patch(t->stub[i].patch, t->e.p);
+			if (t->stub[i].call)
+				emit_mov(&t->e, R_RSP, S1);
 			gen_jmp_const(t, target);
 		}
 	}
-}
-
-/* Jump to the guest address in r11. */
-static void gen_jmp_s0(struct tr *t)
-{
-	/* For a target that is not canonical: who wanted to go there? */
-	gen_place(t, BT_D_IND, here(t));
-	gen_count(t, EXEC_IBTC, 1);
-	emit_movzx16(&t->e, S1, S0);
-	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
+	for (unsigned i = 0; i < t->n_late; i++) {
+		emit_patch(t->late[i].patch, t->e.p);
+		emit_mov(&t->e, R_RSP, S1);
+		gen_jmp_s0(t, t->late[i].at);
+	}
 }
 
 static int32_t ret_disp(struct tr *t, uint64_t rip)
@@ -99,23 +110,70 @@ static bool pairs_call(struct tr *t, uint64_t next)
 	return pairs(t) && is_canonical(t, next);
 }
 
-/* After the push of the return address next (ibtc.c): call what is emitted after
- * this, and put the pad in between. */
-static void gen_paired_call(struct tr *t, uint64_t next)
+/* To where a check that is about to be emitted, with a call in front of it, can
+ * reach: r11 through the IBTC. */
+#define CALL_BYTES 56
+static void have_miss(struct tr *t)
 {
-	uint8_t *p, *miss;
+	uint8_t *over = NULL;
 
+	if (t->miss && t->e.p + CALL_BYTES - t->miss < 128)
+		return;
+	if (t->e.p != t->e.start) {
+		e8(&t->e, 0xeb);
+		e8(&t->e, MISS_BYTES);
+		over = t->e.p;
+	}
+	t->miss = t->e.p;
+	put_miss(&t->e);
+	field(t, t->e.p - 4, R_STUB, TC_JMP_STUB);
+	BUG_ON(over && t->e.p != over + MISS_BYTES);
+}
+
+/* A call, of a constant or of r11, that its return will find the pad of (ibtc.c).
+ * False: and the unit ends with it. */
+static bool gen_paired_call(struct tr *t, const struct tu_insn *in, bool more)
+{
+	uint64_t next = in->rip + in->i.length;
+	struct ccf_pad *pad = &t->c->pad[t->c->n_pad++];
+	uint32_t at = here(t);
+	uint8_t *p;
+
+	have_miss(t);
+	gen_push_addr(t, next);
 	emit_mov(&t->e, S1, R_RSP);
 	emit_lea(&t->e, R_RSP, RT, ret_disp(t, next) + 8);
 	p = emit_call(&t->e);
-	t->c->pad = t->e.p - t->e.start;
+	if (in->kind == K_CALL) {
+		add_exit(t, p, branch_target(in));
+		t->stub[t->n_stub - 1].call = true;
+	} else {
+		t->late[t->n_late].patch = p;
+		t->late[t->n_late++].at = at;
+	}
+	pad->host = here(t);
+	pad->next = next - t->tu->rip;
 	emit_mov(&t->e, R_RSP, S1);
-	miss = gen_addr_check(t, next);
-	field(t, miss, R_STUB, TC_JMP_STUB);
-	gen_goto(t, next);
-	emit_patch(p, t->e.p);
-	emit_mov(&t->e, R_RSP, S1);
-	delta_lost(t);
+	gen_addr_check(t, next, t->miss);
+	if (!more)
+		gen_goto(t, next);
+	return more;
+}
+
+static bool gen_call(struct tr *t, const struct tu_insn *in, bool more)
+{
+	uint64_t next = in->rip + in->i.length;
+
+	if (in->kind == K_CALL_IND)
+		gen_rm64(t, in, &in->op[0]);
+	if (pairs_call(t, next))
+		return gen_paired_call(t, in, more);
+	gen_push_addr(t, next);
+	if (in->kind == K_CALL_IND)
+		gen_jmp_s0(t, here(t));
+	else
+		gen_goto(t, branch_target(in));
+	return false;
 }
 
 /* Return to the guest address in r11. */
@@ -215,30 +273,23 @@ bool gen_flow(struct tr *t, unsigned k)
 		gen_goto(t, in->kind == K_LOOP ? next : target);
 		break;
 	case K_CALL:
-		gen_push_addr(t, next);
-		if (pairs_call(t, next))
-			gen_paired_call(t, next);
-		gen_goto(t, target);
-		break;
 	case K_CALL_IND:
-		gen_rm64(t, in, o);
-		gen_push_addr(t, next);
-		if (pairs_call(t, next))
-			gen_paired_call(t, next);
-		gen_jmp_s0(t);
-		break;
+		return gen_call(t, in, k + 1 < t->tu->n);
 	case K_JMP_IND:
 		gen_rm64(t, in, o);
-		gen_jmp_s0(t);
+		gen_jmp_s0(t, here(t));
 		break;
 	case K_RET:
+		/* The unit may have been entered at a pad, past its poll. */
+		if (t->c->n_pad)
+			gen_poll(t, in->rip - t->tu->rip, HOT_POLL);
 		emit_pop(&t->e, S0);
 		if (in->i.operand_count_visible)
 			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
 		if (pairs(t))
 			gen_paired_ret(t);
 		else
-			gen_jmp_s0(t);
+			gen_jmp_s0(t, here(t));
 		break;
 	case K_IRET:
 		gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
@@ -260,12 +311,12 @@ bool gen_flow(struct tr *t, unsigned k)
 	return false;
 }
 
-/* Any loop goes through a unit that ends with a backward or an indirect
- * branch: such units look for kicks. */
-bool needs_poll(const struct tu *tu)
+/* Any loop goes through a backward or an indirect branch: units with such a one
+ * look for kicks, where they begin. One that goes through a pad goes through the
+ * return that leads there: a unit that may have been entered at a pad looks again
+ * before it returns. */
+static bool may_loop(const struct tu_insn *in)
 {
-	const struct tu_insn *in = &tu->insn[tu->n - 1];
-
 	switch (in->kind) {
 	case K_JMP_IND:
 	case K_CALL_IND:
@@ -285,8 +336,36 @@ bool needs_poll(const struct tu *tu)
 	}
 }
 
-/* The checked entry, in front of the code. */
-void gen_check(struct tr *t)
+bool needs_poll(const struct tu *tu)
 {
-	t->c->miss = gen_addr_check(t, t->tu->rip) - t->e.start;
+	for (unsigned k = 0; k < tu->n; k++)
+		if (may_loop(&tu->insn[k]))
+			return true;
+	return false;
+}
+
+/* What comes in front of the code. A miss for pads, while that takes no jump; and
+ * the checked entry with its header, or the call entry. */
+void gen_entry(struct tr *t)
+{
+	uint8_t *header;
+
+	for (unsigned k = 0; k < t->tu->n && !t->miss; k++) {
+		const struct tu_insn *in = &t->tu->insn[k];
+
+		if ((in->kind == K_CALL || in->kind == K_CALL_IND) &&
+		    pairs_call(t, in->rip + in->i.length))
+			have_miss(t);
+	}
+	if (t->bt->pend_ibtc) {
+		header = t->e.p;
+		put_miss(&t->e);
+		e32(&t->e, 0);
+		t->c->check = here(t);
+		gen_addr_check(t, t->tu->rip, header);
+	} else if (t->bt->pend_call && ret_pairs(t->bt)) {
+		emit_mov(&t->e, R_RSP, S1);
+		t->c->flags |= CCF_CALLED;
+	}
+	t->c->direct = here(t);
 }

@@ -32,7 +32,14 @@ struct tr {
 	struct {
 		uint8_t *patch; /* rel32 that leads here */
 		uint64_t target;
+		bool call;
 	} stub[CCF_EXITS];
+	uint8_t *miss; /* a pad's way out when its check fails */
+	unsigned n_late;
+	struct {
+		uint8_t *patch; /* rel32 of an indirect call that leads here */
+		uint32_t at;	/* where in the unit the guest's call is */
+	} late[CCF_PADS];
 };
 
 /* Host form of a memory operand. */
@@ -91,8 +98,8 @@ void gen_addr_delta(struct tr *t, uint64_t a);
 /* mov dword [rT + d], the unit's TC offset + off; where in the unit this is. */
 void gen_place(struct tr *t, int32_t d, uint32_t off);
 uint32_t here(const struct tr *t);
-/* put_check for a. */
-uint8_t *gen_addr_check(struct tr *t, uint64_t a);
+/* put_check for a, with the miss at `miss`. */
+void gen_addr_check(struct tr *t, uint64_t a, const uint8_t *miss);
 
 /* translate_facts.c */
 void delta_lost(struct tr *t);		       /* r10 has another value now */
@@ -149,11 +156,16 @@ void gen_stubs(struct tr *t);
  * r10 points. What r10 held is lost. */
 void gen_call_stub(struct tr *t, int32_t d);
 bool needs_poll(const struct tu *tu);
-void gen_check(struct tr *t);
+void gen_entry(struct tr *t);
 
-/* translate_cold.c: compare r11 with rip; answers the rel32 for when it differs. r10 is
- * lost. -rip is a field of 8 bytes at CHECK_IMM if rip is LOW_END or more. */
+/* translate_cold.c: compare r11 with rip; answers the rel8 of the jump for when it
+ * differs, r10 is what RCX was then. Else r10 is lost. check_bias() - rip is a field of
+ * 8 bytes at CHECK_IMM if rip is LOW_END or more. */
 #define CHECK_IMM 5
 #define LOW_END	  (1ll << 32)
 uint8_t *put_check(struct emit *e, uint64_t rip);
+void patch_check(uint8_t *rel8, const uint8_t *miss);
+/* What such a jump leads to: mov rcx, r10 ; jmp with its rel32 at the end. */
+#define MISS_BYTES 8
+void put_miss(struct emit *e);
 #endif

@@ -2,8 +2,8 @@
 /*
  * A translation unit: up to TU_MAX guest instructions from one page, one after
  * the other, ending with the first that changes the flow (but for a few
- * conditional branches forward, which it runs past), and what kind of care
- * each needs.
+ * conditional branches forward, which it runs past, and calls that are paired
+ * with their returns, after which it goes on), and what kind of care each needs.
  *
  * A unit that ends with a conditional branch to its own start is a whole loop.
  * A short one is written down several times, one after the other: the branches
@@ -518,6 +518,15 @@ static bool runs_past(const struct tu_insn *in)
 	       gva_canonical(in->rip + in->i.length + in->op[0].imm.value.s);
 }
 
+/* A call whose return goes on in the unit (translate_flow.c). */
+static bool comes_back(struct bt *bt, const struct tu_insn *in)
+{
+	return (in->kind == K_CALL || in->kind == K_CALL_IND) &&
+	       ret_pairs(bt) && gva_canonical(in->rip + in->i.length) &&
+	       (in->kind == K_CALL_IND ||
+		gva_canonical(in->rip + in->i.length + in->op[0].imm.value.s));
+}
+
 /* Decode what is in bytes[0..avail); a byte string that is no instruction is
  * left to the interpreter, which raises the right exception. */
 static bool decode_one(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
@@ -549,12 +558,21 @@ static bool is_loop(const struct tu *tu)
 	       last->rip + last->i.length + last->op[0].imm.value.s == tu->rip;
 }
 
+static bool has_call(const struct tu *tu)
+{
+	for (unsigned k = 0; k < tu->n; k++)
+		if (tu->insn[k].kind == K_CALL ||
+		    tu->insn[k].kind == K_CALL_IND)
+			return true;
+	return false;
+}
+
 static void unroll(struct bt *bt, struct tu *tu, unsigned n_side)
 {
 	unsigned n = tu->n, turns;
 
 	/* Who wants short units wants them. */
-	if (bt->tu_max < TU_MAX || !is_loop(tu))
+	if (bt->tu_max < TU_MAX || !is_loop(tu) || has_call(tu))
 		return;
 	/* Each turn has the exits in it, and its end; the last has two. */
 	turns = (CCF_EXITS - 1) / (n_side + 1);
@@ -608,7 +626,8 @@ int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu)
 		tu->n++;
 		rip += in->i.length;
 		off += in->i.length;
-		if (runs_past(in) && n_side < TU_SIDE_MAX)
+		if ((runs_past(in) || comes_back(bt, in)) &&
+		    n_side < TU_SIDE_MAX)
 			n_side++;
 		else if (tu_ends(in))
 			break;
