@@ -28,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -500,6 +501,22 @@ static enum control_state end_state(enum vcpu_exit why)
 	}
 }
 
+/*
+ * The vCPU thread, which this one is about to be, does not take a CPU from another
+ * VM's the moment it wakes up, but when its turn comes, some milliseconds later (on a
+ * CPU that is free, and for its share of the CPU, it makes no difference). A VM short
+ * of memory wakes up a thousand times a second, as its pages come in, and each time the
+ * caches and the TLB of another were lost: sixteen guests, two of which dirty all
+ * their memory, did 1.15 to 1.3 times as much so. The I/O thread stays as it is.
+ */
+static void wait_for_turn(void)
+{
+	struct sched_param p = {0};
+
+	/* Else it is only slower. */
+	(void)!sched_setscheduler(0, SCHED_BATCH, &p);
+}
+
 static enum vcpu_exit run(struct monitor *m)
 {
 	enum vcpu_exit why;
@@ -561,6 +578,7 @@ int monitor_run(const struct monitor_config *cfg, enum vcpu_exit *why,
 	m->balloon =
 		(struct monitor_balloon){.vm = m->vm, .control = m->control};
 	r = connect_io(m);
+	wait_for_turn();
 	if (!r)
 		r = confine_process(cfg->confine, false, m->vm->code_start,
 				    m->vm->code_end);
