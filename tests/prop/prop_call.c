@@ -5,8 +5,8 @@
  * through memory, in loops and past branches, with flags that live across calls and
  * returns; and which return in other ways than they were called in. The same code
  * lies at several addresses, so that units are copied and moved; between runs, code is
- * written and the TLB flushed. Registers, flags and the page of data must be the same
- * after each run, and the translator's books right.
+ * written and the TLB flushed. Registers, flags and the pages of data and stack must be the same
+ * after each run, which ends with HLT or when a push faults, and the translator's books right.
  */
 #include "tests/prop/prop.h"
 #include "tests/unit/bt_fixture.h"
@@ -19,6 +19,8 @@
 #define PAGES 8u
 #define DATA  0x620000ul
 #define VDATA 0x7000000000ul
+#define STK   0x630000ul /* a page of stack, and nothing below or above it */
+#define VSTK  0x7100000000ul
 #define FUNCS 40u
 /* Where the code is, in turn: the same offset in each, 64 pages apart. */
 #define BASE0 0x555500000000ul
@@ -237,6 +239,7 @@ static void make_side(struct side *s, const struct engine_ops *e,
 			map_page(f, base[b] + k * PAGE_SIZE,
 				 CODE + k * PAGE_SIZE, PTE_P | PTE_U);
 	map_page(f, VDATA, DATA, PTE_P | PTE_W | PTE_U);
+	map_page(f, VSTK, STK, PTE_P | PTE_W | PTE_U);
 }
 
 static void drop_side(struct side *s)
@@ -247,11 +250,11 @@ static void drop_side(struct side *s)
 
 struct out {
 	uint64_t gpr[16], rip, rflags, vector;
-	uint8_t data[PAGE_SIZE];
+	uint8_t data[PAGE_SIZE], stack[PAGE_SIZE];
 };
 
 static void run(struct side *s, uint64_t base, uint64_t seed, unsigned calls,
-		struct out *o)
+		uint64_t rsp, struct out *o)
 {
 	struct fix *f = s->f;
 	struct vcpu *v = f->v;
@@ -259,8 +262,10 @@ static void run(struct side *s, uint64_t base, uint64_t seed, unsigned calls,
 	enum vcpu_exit x;
 	uint64_t at;
 
-	for (unsigned a = 0; a < PAGE_SIZE; a += 8)
+	for (unsigned a = 0; a < PAGE_SIZE; a += 8) {
 		poke64(f, DATA + a, rnd64(&q));
+		poke64(f, STK + a, rnd64(&q));
+	}
 	poke64(f, DATA + CALLS, calls);
 	for (unsigned n = 0; n < FUNCS; n++)
 		poke64(f, DATA + TABLE + 8 * n, base + g.at[n]);
@@ -268,7 +273,7 @@ static void run(struct side *s, uint64_t base, uint64_t seed, unsigned calls,
 	for (unsigned i = 0; i < 16; i++)
 		v->gpr[i] = rnd64(&q);
 	v->gpr[R_RBX] = VDATA;
-	v->gpr[R_RSP] = USER_STACK;
+	v->gpr[R_RSP] = rsp;
 	v->rip = base + g.at[0] - 6;
 	v->rflags |= rnd64(&q) & FL_ARITH;
 	v->halted = 0;
@@ -283,6 +288,7 @@ static void run(struct side *s, uint64_t base, uint64_t seed, unsigned calls,
 	o->rip = peek64(f, at);
 	o->rflags = peek64(f, at + 16);
 	assert_int_equal(p2m_copy_out(f->vm.p2m, DATA, o->data, PAGE_SIZE), 0);
+	assert_int_equal(p2m_copy_out(f->vm.p2m, STK, o->stack, PAGE_SIZE), 0);
 }
 
 static void load_program(void)
@@ -305,6 +311,7 @@ static void check(struct vm_config cfg)
 {
 	static const uint64_t base[] = {BASE0, BASE1, BASE2};
 	uint64_t programs = prop_env("PROP_STEPS", 40), units, pads = 0;
+	unsigned faults = 0;
 	static struct out a, b;
 	struct bt *t;
 
@@ -318,9 +325,13 @@ static void check(struct vm_config cfg)
 		for (unsigned n = 0; n < 12; n++) {
 			uint64_t at = base[below(3)], seed = rnd64(&r);
 			unsigned calls = below(4) ? 300 : below(20);
+			/* With room, or until a push faults. */
+			uint64_t rsp = VSTK + (below(3) ? PAGE_SIZE
+							: 8 * below(24));
 
-			run(&itp, at, seed, calls, &a);
-			run(&bt, at, seed, calls, &b);
+			run(&itp, at, seed, calls, rsp, &a);
+			run(&bt, at, seed, calls, rsp, &b);
+			faults += a.vector == EXC_PF;
 			if (memcmp(&a, &b, sizeof(a)))
 				fail_msg("program %lu, run %u at %lx: #%lu at "
 					 "%lx, not #%lu at %lx; rax %lx, not "
@@ -347,6 +358,7 @@ static void check(struct vm_config cfg)
 	print_message("%lu programs, %lu units, %lu of them with two pads; "
 		      "%lu copies, %lu moved\n",
 		      programs, units, pads, t->stats.copies, t->stats.moves);
+	assert_true(faults > programs);
 	if (cfg.pair_all && cfg.tu_max != 1 && !cfg.tc_bytes)
 		assert_true(pads > programs);
 	if (!cfg.lockstep && !cfg.tc_bytes)

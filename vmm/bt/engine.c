@@ -22,7 +22,8 @@
  * entries are code of units that compares where it should lead, or the miss exit
  * (ibtc.c). RSP comes back from r10 where a paired call arrives, and only the exit
  * of such a call, which has put it there, leads there (lead_exit in ccf.c). No
- * instruction is emitted that is not on the list of tu.c. Windows map only what the p2m says is this guest's.
+ * instruction is emitted that is not on the list of tu.c. Windows map only what
+ * the p2m says is this guest's.
  */
 #include <cpuid.h>
 #include <errno.h>

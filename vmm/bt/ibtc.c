@@ -59,10 +59,10 @@
  * belongs to. What is in bt_ret is only written by such calls and emptied here.
  * A pad holds while its own unit's page is where it was when it ran: so all
  * entries of CPL 3 go with each change of address space or of any context, those
- * of CPL 0 with the kernel's IBTC, and a unit's with the unit. It is eight more
+ * of CPL 0 with the kernel's IBTC, and a unit's with the unit. It is six more
  * instructions for a call and its return, and where the predictor of jumps holds
- * all of a program's returns these are for nothing (fib took 1.2 times as long,
- * sqlite 1.08, python 1.05; gcc 0.8): only user code of PAIR_PAGES pages or more
+ * all of a program's returns these are for nothing (sqlite took 1.13 times as
+ * long, python 1.01; gcc 0.8): only user code of PAIR_PAGES pages or more
  * is paired, with gcc at 2600 and the others at little more than 500. What such a
  * program has from before is dropped then, and translated anew where it still
  * runs: what comes first is used most (gcc 0.96). Code that is paired and code
