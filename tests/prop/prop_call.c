@@ -326,8 +326,8 @@ static void check(struct vm_config cfg)
 			uint64_t at = base[below(3)], seed = rnd64(&r);
 			unsigned calls = below(4) ? 300 : below(20);
 			/* With room, or until a push faults. */
-			uint64_t rsp = VSTK + (below(3) ? PAGE_SIZE
-							: 8 * below(24));
+			uint64_t rsp =
+				VSTK + (below(3) ? PAGE_SIZE : 8 * below(24));
 
 			run(&itp, at, seed, calls, rsp, &a);
 			run(&bt, at, seed, calls, rsp, &b);

@@ -57,20 +57,11 @@ static check_fn *make(uint64_t rip, bool moved)
 
 static void try(uint64_t rip, bool moved)
 {
-	static const int64_t off[] = {0,
-				      1,
-				      -1,
-				      2,
-				      1 << 12,
-				      -(1 << 12),
-				      1 << 16,
-				      -(1 << 16),
-				      1ll << 31,
-				      1ll << 32,
-				      -(1ll << 32),
-				      1ll << 39,
-				      1ll << 47,
-				      INT64_MIN};
+	static const int64_t off[] = {
+		0,	   1,	       -1,	     2,
+		1 << 12,   -(1 << 12), 1 << 16,	     -(1 << 16),
+		1ll << 31, 1ll << 32,  -(1ll << 32), 1ll << 39,
+		1ll << 47, INT64_MIN};
 	static const uint64_t rcx[] = {0, 1, 2, ~0ull, 1ull << 63};
 	check_fn *f = make(rip, moved);
 
