@@ -507,7 +507,8 @@ static enum control_state end_state(enum vcpu_exit why)
  * CPU that is free, and for its share of the CPU, it makes no difference). A VM short
  * of memory wakes up a thousand times a second, as its pages come in, and each time the
  * caches and the TLB of another were lost: sixteen guests, two of which dirty all
- * their memory, did 1.15 to 1.3 times as much so. The I/O thread stays as it is.
+ * their memory, did 194,000 commands a second so and 164,000 without (by turns, four
+ * rounds in one run whose load changed meanwhile). The I/O thread stays as it is.
  */
 static void wait_for_turn(void)
 {

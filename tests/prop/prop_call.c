@@ -211,10 +211,6 @@ static void make_program(void)
 	}
 }
 
-struct side {
-	const struct engine_ops *e;
-	struct fix *f;
-};
 static struct side bt, itp;
 
 static void make_side(struct side *s, const struct engine_ops *e,
@@ -223,29 +219,15 @@ static void make_side(struct side *s, const struct engine_ops *e,
 	static const uint64_t base[] = {BASE0, BASE1, BASE2};
 	struct fix *f;
 
-	fix_setup((void **)&f);
-	s->f = f;
-	s->e = e;
-	vcpu_destroy(f->v);
-	f->vm.cfg = cfg;
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(e->init(&f->vm, f->v), 0);
-	long_mode(f);
-	for (unsigned n = 0; n < 32; n++)
-		poke(f, HANDLER + 16 * n, "\xf4", 1);
+	side_make(s, e, &cfg);
+	f = s->f;
+	halt_on_exceptions(f);
 	for (unsigned b = 0; b < ARRAY_SIZE(base); b++)
 		for (unsigned k = 0; k < PAGES; k++)
 			map_page(f, base[b] + k * PAGE_SIZE,
 				 CODE + k * PAGE_SIZE, PTE_P | PTE_U);
 	map_page(f, VDATA, DATA, PTE_P | PTE_W | PTE_U);
 	map_page(f, VSTK, STK, PTE_P | PTE_W | PTE_U);
-}
-
-static void drop_side(struct side *s)
-{
-	s->e->fini(&s->f->vm, s->f->v);
-	fix_teardown((void **)&s->f);
 }
 
 struct out {
@@ -259,7 +241,6 @@ static void run(struct side *s, uint64_t base, uint64_t seed, unsigned calls,
 	struct fix *f = s->f;
 	struct vcpu *v = f->v;
 	struct rnd q = {seed};
-	enum vcpu_exit x;
 	uint64_t at;
 
 	for (unsigned a = 0; a < PAGE_SIZE; a += 8) {
@@ -276,12 +257,7 @@ static void run(struct side *s, uint64_t base, uint64_t seed, unsigned calls,
 	v->gpr[R_RSP] = rsp;
 	v->rip = base + g.at[0] - 6;
 	v->rflags |= rnd64(&q) & FL_ARITH;
-	v->halted = 0;
-	do {
-		x = s->e->run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(s->e, v);
 	memcpy(o->gpr, v->gpr, sizeof(o->gpr));
 	o->vector = (v->rip - HANDLER) / 16;
 	at = v->gpr[R_RSP] + 8;
@@ -363,8 +339,8 @@ static void check(struct vm_config cfg)
 		assert_true(pads > programs);
 	if (!cfg.lockstep && !cfg.tc_bytes)
 		assert_true(t->stats.copies > units / 4 && t->stats.moves > 0);
-	drop_side(&bt);
-	drop_side(&itp);
+	side_drop(&bt);
+	side_drop(&itp);
 }
 
 static void test_paired(void **state)
@@ -450,7 +426,7 @@ static void test_kick(void **state)
 	assert_int_equal(bt.e->run(v), EXIT_KICK);
 	back = 1;
 	pthread_join(th, NULL);
-	drop_side(&bt);
+	side_drop(&bt);
 }
 
 int main(void)

@@ -64,8 +64,13 @@ run_for 20 "$SARDINE" pack -n 1 --kernel "$TINY" --mem 32M --append i \
 	--socket "$SOCK.2" --for 1
 ok "a second manager on its own socket runs" is $rc 0
 pids=$(sample '.vms[].pid')
-confined=0 extra=0
+confined=0 extra=0 batch=0
+# SCHED_BATCH is 3; field 41 of the line, the second of which may hold blanks.
+policy() { sed 's/.*) //' "$1/stat" | cut -d' ' -f39; }
 for p in $pids; do
+	[ "$(policy /proc/$p)" = 3 ] && for t in /proc/$p/task/*; do
+		[ "$(policy $t)" != 0 ] || { batch=$((batch + 1)) && break; }
+	done
 	grep -q '^Seccomp:.2' /proc/$p/status && confined=$((confined + 1))
 	# 0-2, socket, memfd, control, pool, kernel, and its own eventfds etc.
 	ls -l /proc/$p/fd | grep -qE '/dev/kvm|/dev/mem|\.sock' &&
@@ -75,6 +80,7 @@ for p in $pids; do
 done
 ok "monitors are confined and hold nothing that they should not" test \
 	$confined = 4 -a $extra = 0
+ok "their vCPUs wait for their turn, their I/O threads do not" is $batch 4
 victim=$(vm_pid vm1)
 kill -9 "$victim"
 ok "kill -9 of a monitor: shown as killed within a second" \

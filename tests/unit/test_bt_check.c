@@ -11,7 +11,8 @@
 
 #include "vmm/bt/translate_priv.h"
 
-/* What RCX was in rcx; answers whether the check let r11 through. */
+/* Runs the check with these; answers whether it let r11 through, and in out what RCX
+ * and the flags are after it. */
 typedef uint64_t check_fn(uint64_t r11, uint64_t rcx, uint64_t out[2],
 			  uint64_t flags);
 

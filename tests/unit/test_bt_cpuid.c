@@ -5,8 +5,6 @@
  */
 #include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
-
 #define CODE 0x600000ul
 
 /* cmp r8d, r8d ; stc ; cpuid ; setc r9b ; setz r10b ; hlt */
@@ -37,7 +35,6 @@ static bool ask(uint32_t leaf, uint32_t sub)
 	uint64_t out = r->count, in = bt->stats.cpuids;
 	struct cpuid_regs want;
 	struct vcpu *v = f->v;
-	enum vcpu_exit x;
 
 	go_user(f);
 	v->rip = CODE;
@@ -47,11 +44,7 @@ static bool ask(uint32_t leaf, uint32_t sub)
 	v->gpr[R_RSP] = USER_STACK;
 	v->gpr[R_RAX] = 0x5555555500000000 | leaf;
 	v->gpr[R_RCX] = 0x5555555500000000 | sub;
-	do {
-		x = engine_bt.run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(&engine_bt, v);
 	cpu_cpuid(v, leaf, sub, &want);
 	assert_int_equal(v->gpr[R_RAX], want.eax);
 	assert_int_equal(v->gpr[R_RBX], want.ebx);

@@ -6,8 +6,6 @@
  */
 #include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
-
 #define SPACES (NR_CTX + 2)
 #define CODE   0x600000ul
 #define VA     ((40ul << 39) + (5ul << 30))
@@ -54,19 +52,13 @@ static int teardown(void **state)
 static void run_here(unsigned i)
 {
 	struct vcpu *v = f->v;
-	enum vcpu_exit x;
 
 	go_user(f);
 	v->rip = VA;
 	v->gpr[R_RAX] = 0;
 	v->gpr[R_RCX] = VA + 0x80;
 	v->gpr[R_RSP] = USER_STACK;
-	v->halted = 0;
-	do {
-		x = engine_bt.run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(&engine_bt, v);
 	assert_int_equal(v->gpr[R_RAX], 1000 + i);
 	assert_int_equal(v->gpr[R_RBX], 2000 + i);
 	assert_int_equal(tc_audit(bt), 0);

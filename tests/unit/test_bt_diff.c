@@ -8,9 +8,7 @@
  *
  * SARDINE_DIFF_SEED and SARDINE_DIFF_COUNT choose other seeds and longer runs.
  */
-#include "tests/unit/sys_fixture.h"
-
-#include <stdatomic.h>
+#include "tests/unit/bt_fixture.h"
 
 #include "tests/diff/gen.c"
 #include "tests/diff/wide.h"
@@ -20,10 +18,6 @@
 #define CODE_GPA  0x400000ul
 #define ARENA_GPA 0x500000ul
 
-struct side {
-	struct fix *f;
-	const struct engine_ops *e;
-};
 static struct side bt, itp;
 
 static void map_range(struct fix *f, gva_t va, gpa_t pa, uint64_t len)
@@ -37,33 +31,19 @@ static void make_side(struct side *s, const struct engine_ops *e,
 {
 	struct fix *f;
 
-	fix_setup((void **)&s->f);
+	side_make(s, e, cfg);
 	f = s->f;
-	s->e = e;
-	vcpu_destroy(f->v);
-	f->vm.cfg = *cfg;
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(e->init(&f->vm, f->v), 0);
-	long_mode(f);
 	map_range(f, GEN_CODE, CODE_GPA, GEN_CODE_SIZE);
 	map_range(f, GEN_ARENA, ARENA_GPA, GEN_ARENA_SIZE);
-	for (unsigned n = 0; n < 32; n++)
-		poke(f, HANDLER + 16 * n, "\xf4", 1);
+	halt_on_exceptions(f);
 	f->v->cr4 |= CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
 	f->v->xcr0 = xstate()->avx512 ? XCR0_ALL : 7;
 }
 
-static void drop_side(struct side *s)
-{
-	s->e->fini(&s->f->vm, s->f->v);
-	fix_teardown((void **)&s->f);
-}
-
 static int teardown(void **state)
 {
-	drop_side(&bt);
-	drop_side(&itp);
+	side_drop(&bt);
+	side_drop(&itp);
 	return 0;
 }
 
@@ -115,16 +95,9 @@ static void run_side(struct side *s, const struct gen_code *c,
 		     const struct gen_state *in, struct gen_state *out)
 {
 	struct vcpu *v = s->f->v;
-	enum vcpu_exit x;
 
 	put_state(s->f, c, in);
-	do {
-		x = s->e->run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	if (x != EXIT_HLT)
-		fail_msg("%s: exit %d at %lx: %s", s->e->name, x, v->rip,
-			 v->exit_reason);
+	run_to_halt(s->e, v);
 	get_state(s->f, out);
 }
 

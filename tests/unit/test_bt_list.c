@@ -6,8 +6,6 @@
  */
 #include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
-
 #define CODE  0x600000ul
 #define LIST  0x610000ul
 #define N     24
@@ -52,7 +50,6 @@ static struct ccf *run(unsigned place, uint32_t far)
 {
 	uint64_t va = PLACE + place * (7ul << 30);
 	struct vcpu *v = f->v;
-	enum vcpu_exit x;
 
 	map_page(f, va, CODE, PTE_P | PTE_U);
 	go_user(f);
@@ -61,12 +58,7 @@ static struct ccf *run(unsigned place, uint32_t far)
 	v->gpr[R_RAX] = 0;
 	v->gpr[R_RCX] = 0x123456789;
 	v->gpr[R_RDI] = list(far);
-	v->halted = 0;
-	do {
-		x = engine_bt.run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(&engine_bt, v);
 	assert_int_equal(v->gpr[R_RAX], N);
 	assert_int_equal(v->gpr[R_RCX], 0x123456789);
 	assert_int_equal(v->gpr[R_RDI], 0);

@@ -6,8 +6,6 @@
  */
 #include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
-
 #define CODE  0x600000ul
 #define DATA  0x7000000000ul /* two pages, and nothing behind them */
 #define PAGES 0x620000ul
@@ -68,26 +66,15 @@ struct out {
 	uint8_t data[BYTES];
 };
 
-struct side {
-	const struct engine_ops *e;
-	struct fix *f;
-};
 static struct side bt, itp;
 
 static void make(struct side *s, const struct engine_ops *e)
 {
 	struct fix *f;
 
-	fix_setup((void **)&f);
-	s->f = f;
-	s->e = e;
-	vcpu_destroy(f->v);
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(e->init(&f->vm, f->v), 0);
-	long_mode(f);
-	for (unsigned n = 0; n < 32; n++)
-		poke(f, HANDLER + 16 * n, "\xf4", 1);
+	side_make(s, e, &(struct vm_config){0});
+	f = s->f;
+	halt_on_exceptions(f);
 	for (unsigned k = 0; k < 2; k++)
 		map_page(f, DATA + k * PAGE_SIZE, PAGES + k * PAGE_SIZE,
 			 PTE_P | PTE_W | PTE_U);
@@ -102,10 +89,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	bt.e->fini(&bt.f->vm, bt.f->v);
-	itp.e->fini(&itp.f->vm, itp.f->v);
-	fix_teardown((void **)&bt.f);
-	fix_teardown((void **)&itp.f);
+	side_drop(&bt);
+	side_drop(&itp);
 	return 0;
 }
 
@@ -115,7 +100,6 @@ static void run(struct side *s, uint64_t rip, uint64_t turns, uint64_t off,
 {
 	struct fix *f = s->f;
 	struct vcpu *v = f->v;
-	enum vcpu_exit x;
 	uint64_t at;
 
 	for (uint64_t a = 0; a < BYTES; a += 8)
@@ -134,12 +118,7 @@ static void run(struct side *s, uint64_t rip, uint64_t turns, uint64_t off,
 	v->rflags |= turns & 1 ? FL_CF : FL_ZF * (turns & 2) / 2;
 	if (rip == CODE + 8 * PAGE_SIZE) /* for ever */
 		v->rflags &= ~(uint64_t)FL_ZF;
-	v->halted = 0;
-	do {
-		x = s->e->run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(s->e, v);
 	o->vector = (v->rip - HANDLER) / 16;
 	at = v->gpr[R_RSP] + (o->vector == EXC_PF || o->vector == EXC_GP) * 8;
 	memcpy(o->gpr, v->gpr, sizeof(o->gpr));

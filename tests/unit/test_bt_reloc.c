@@ -7,8 +7,6 @@
  */
 #include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
-
 #define CODE  0x600000ul
 #define FILL  0x601000ul
 #define HLT   0x700ff0ul
@@ -51,18 +49,12 @@ static void stop(void)
 static struct ccf *run_at(uint64_t va)
 {
 	struct vcpu *v = f->v;
-	enum vcpu_exit x;
 
 	go_user(f);
 	v->rip = va;
 	v->gpr[R_RSP] = USER_STACK;
 	poke64(f, USER_STACK, HLT);
-	v->halted = 0;
-	do {
-		x = engine_bt.run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(&engine_bt, v);
 	assert_int_equal(tc_audit(bt), 0);
 	assert_int_equal(reloc_audit(bt), 0);
 	for (uint32_t id = 1; id < bt->region[0].n_ccf; id++)

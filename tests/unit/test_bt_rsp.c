@@ -7,8 +7,6 @@
  */
 #include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
-
 #include "vmm/cpu/xstate.h"
 
 #define CODE 0x600000ul
@@ -19,8 +17,7 @@ static struct bt *bt;
 static int setup(void **state)
 {
 	bt = bt_setup(&f, (struct vm_config){0});
-	for (unsigned n = 0; n < 32; n++)
-		poke(f, HANDLER + 16 * n, "\xf4", 1);
+	halt_on_exceptions(f);
 	f->v->cr4 |= CR4_OSXMMEXCPT | CR4_OSXSAVE;
 	f->v->xcr0 = xstate()->avx512 ? XCR0_ALL : 7;
 	return 0;
@@ -53,17 +50,11 @@ static unsigned touches(uint64_t rip)
 static void run(uint64_t rip)
 {
 	struct vcpu *v = f->v;
-	enum vcpu_exit x;
 
 	go_user(f);
 	v->rip = rip;
 	v->gpr[R_RSP] = USER_STACK;
-	v->halted = 0;
-	do {
-		x = engine_bt.run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(&engine_bt, v);
 }
 
 static void test_touch(void **state)

@@ -6,8 +6,6 @@
  */
 #include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
-
 #define CODE   0x600000ul
 #define DATA   0x610000ul
 #define DEVICE 0xfed40000ul   /* nobody is there: all ones */
@@ -43,7 +41,6 @@ static int teardown(void **state)
 static void run(uint64_t va, uint64_t n)
 {
 	struct vcpu *v = f->v;
-	enum vcpu_exit x;
 
 	go_user(f);
 	v->rip = code_at;
@@ -52,12 +49,7 @@ static void run(uint64_t va, uint64_t n)
 	v->gpr[R_RCX] = n;
 	v->gpr[R_RDI] = va;
 	v->gpr[R_RDX] = 0x5a5a;
-	v->halted = 0;
-	do {
-		x = engine_bt.run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(&engine_bt, v);
 	assert_int_equal(v->gpr[R_RCX], 0);
 	assert_int_equal(tc_audit(bt), 0);
 	assert_int_equal(shadow_audit(bt->sh), 0);

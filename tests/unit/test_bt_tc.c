@@ -6,13 +6,10 @@
  * end), while some of its bytes are rewritten. The interpreter runs the same.
  * After each leg the registers must agree and the TC's books must add up.
  */
-#include "tests/unit/sys_fixture.h"
+#include "tests/unit/bt_fixture.h"
 
-#include <stdatomic.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#include "vmm/bt/bt_priv.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -34,38 +31,12 @@ static uint32_t rnd(uint32_t n)
 	return (uint32_t)(rng >> 33) % n;
 }
 
-struct side {
-	struct fix *f;
-	const struct engine_ops *e;
-};
 static struct side bt, itp;
-
-static void make_side(struct side *s, const struct engine_ops *e, uint64_t tc,
-		      bool pair)
-{
-	struct fix *f;
-
-	fix_setup((void **)&s->f);
-	f = s->f;
-	s->e = e;
-	vcpu_destroy(f->v);
-	f->vm.cfg = (struct vm_config){.tc_bytes = tc, .pair_all = pair};
-	f->v = f->vm.vcpu = vcpu_create(&f->vm, 0, &f->vm.vcpu_memfd);
-	assert_non_null(f->v);
-	assert_int_equal(e->init(&f->vm, f->v), 0);
-	long_mode(f);
-}
-
-static void drop_side(struct side *s)
-{
-	s->e->fini(&s->f->vm, s->f->v);
-	fix_teardown((void **)&s->f);
-}
 
 static int teardown(void **state)
 {
-	drop_side(&bt);
-	drop_side(&itp);
+	side_drop(&bt);
+	side_drop(&itp);
 	return 0;
 }
 
@@ -142,25 +113,21 @@ static void put_block(unsigned k)
 static void run_side(struct side *s, uint64_t rip)
 {
 	struct vcpu *v = s->f->v;
-	enum vcpu_exit x;
 
 	v->rip = rip;
 	v->gpr[R_RAX] = rip;
 	v->gpr[R_RCX] = STEPS;
 	v->gpr[R_RSP] = RSP_TOP;
-	v->halted = 0;
-	do {
-		x = s->e->run(v);
-		atomic_store(&v->requests, 0);
-	} while (x == EXIT_KICK);
-	assert_int_equal(x, EXIT_HLT);
+	run_to_halt(s->e, v);
 }
 
 static struct bt *begin(uint64_t tc, bool pair)
 {
+	struct vm_config cfg = {.tc_bytes = tc, .pair_all = pair};
+
 	rng = tc;
-	make_side(&bt, &engine_bt, tc, pair);
-	make_side(&itp, &engine_interp, tc, pair);
+	side_make(&bt, &engine_bt, &cfg);
+	side_make(&itp, &engine_interp, &cfg);
 	for (unsigned k = 0; k < BLOCKS; k++)
 		put_block(k);
 	put(END, "\xf4", 1);

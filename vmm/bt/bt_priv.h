@@ -456,6 +456,18 @@ void tu_init(void);
 /* 0, or -EFAULT: not even the first instruction can be fetched whole. */
 int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu);
 bool tu_ends(const struct tu_insn *in);
+static inline bool is_call(const struct tu_insn *in)
+{
+	return in->kind == K_CALL || in->kind == K_CALL_IND;
+}
+/* Of a branch to a constant; of others, what follows them. */
+static inline uint64_t branch_target(const struct tu_insn *in)
+{
+	const ZydisDecodedOperand *o = &in->op[0];
+
+	return in->rip + in->i.length +
+	       (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
+}
 
 /* translate.c: never fails, but may evict other CCFs (tc_begin). */
 uint32_t bt_translate(struct bt *bt, const struct tu *tu);

@@ -50,6 +50,15 @@ void put_miss(struct emit *e)
 	emit_jmp(e);
 }
 
+uint8_t *put_header(struct emit *e)
+{
+	uint8_t *at = e->p;
+
+	put_miss(e);
+	e32(e, 0);
+	return at;
+}
+
 /*
  * It must not write the flags even where this unit does not need them: a jump
  * that is not meant for it (two targets share an IBTC entry) goes on to
@@ -113,8 +122,7 @@ static void put_thunk(struct bt *bt, uint32_t id, uint8_t *header)
 	struct ccf *c = &bt->ccf[id];
 	struct emit e = {header, header, header + TC_HEADER + CHECK_MAX, false};
 
-	put_miss(&e);
-	e32(&e, 0);
+	put_header(&e);
 	c->checked = e.p - bt->rw;
 	patch_check(put_check(&e, c->rip), header);
 	emit_patch(emit_jmp(&e), bt->rw + c->host + c->direct);

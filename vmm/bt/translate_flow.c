@@ -225,14 +225,6 @@ void gen_poll(struct tr *t, unsigned goff, int hot)
 	emit_load(&t->e, S0, S0, 0);
 }
 
-uint64_t branch_target(const struct tu_insn *in)
-{
-	const ZydisDecodedOperand *o = &in->op[0];
-
-	return in->rip + in->i.length +
-	       (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
-}
-
 bool gen_flow(struct tr *t, unsigned k)
 {
 	const struct tu_insn *in = &t->tu->insn[k];
@@ -353,14 +345,11 @@ void gen_entry(struct tr *t)
 	for (unsigned k = 0; k < t->tu->n && !t->miss; k++) {
 		const struct tu_insn *in = &t->tu->insn[k];
 
-		if ((in->kind == K_CALL || in->kind == K_CALL_IND) &&
-		    pairs_call(t, in->rip + in->i.length))
+		if (is_call(in) && pairs_call(t, in->rip + in->i.length))
 			have_miss(t);
 	}
 	if (t->bt->pend_ibtc) {
-		header = t->e.p;
-		put_miss(&t->e);
-		e32(&t->e, 0);
+		header = put_header(&t->e);
 		t->c->check = here(t);
 		gen_addr_check(t, t->tu->rip, header);
 	} else if (t->bt->pend_call && ret_pairs(t->bt)) {

@@ -149,7 +149,7 @@ static bool follows_list(const struct tr *t, const struct tu_insn *in, int base)
 		return false;
 	if (last->kind != K_JCC && last->kind != K_JMP)
 		return false;
-	to = last->rip + last->i.length + last->op[0].imm.value.s;
+	to = branch_target(last);
 	return to <= in->rip && in->rip - to < 256;
 }
 

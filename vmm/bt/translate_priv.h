@@ -148,8 +148,6 @@ void gen_rdtsc(struct tr *t, bool with_aux);
 void gen_goto(struct tr *t, uint64_t target);
 bool gen_callout(struct tr *t, const struct tu_insn *in);
 void gen_poll(struct tr *t, unsigned goff, int hot);
-/* Of a branch to a constant; of others, what follows them. */
-uint64_t branch_target(const struct tu_insn *in);
 bool gen_flow(struct tr *t, unsigned k);
 void gen_stubs(struct tr *t);
 /* Jump to the stub whose address is at rT + d; it goes on behind the jump, where
@@ -168,4 +166,6 @@ void patch_check(uint8_t *rel8, const uint8_t *miss);
 /* What such a jump leads to: mov rcx, r10 ; jmp with its rel32 at the end. */
 #define MISS_BYTES 8
 void put_miss(struct emit *e);
+/* TC_HEADER bytes: such a one, and room for the id (cold_put); answers where. */
+uint8_t *put_header(struct emit *e);
 #endif

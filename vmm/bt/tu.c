@@ -515,16 +515,15 @@ bool tu_ends(const struct tu_insn *in)
 static bool runs_past(const struct tu_insn *in)
 {
 	return in->kind == K_JCC && in->op[0].imm.value.s > 0 &&
-	       gva_canonical(in->rip + in->i.length + in->op[0].imm.value.s);
+	       gva_canonical(branch_target(in));
 }
 
 /* A call whose return goes on in the unit (translate_flow.c). */
 static bool comes_back(struct bt *bt, const struct tu_insn *in)
 {
-	return (in->kind == K_CALL || in->kind == K_CALL_IND) &&
-	       ret_pairs(bt) && gva_canonical(in->rip + in->i.length) &&
-	       (in->kind == K_CALL_IND ||
-		gva_canonical(in->rip + in->i.length + in->op[0].imm.value.s));
+	return is_call(in) && ret_pairs(bt) &&
+	       gva_canonical(in->rip + in->i.length) &&
+	       gva_canonical(branch_target(in));
 }
 
 /* Decode what is in bytes[0..avail); a byte string that is no instruction is
@@ -555,14 +554,13 @@ static bool is_loop(const struct tu *tu)
 	const struct tu_insn *last = &tu->insn[tu->n - 1];
 
 	return !tu->straddle && last->kind == K_JCC &&
-	       last->rip + last->i.length + last->op[0].imm.value.s == tu->rip;
+	       branch_target(last) == tu->rip;
 }
 
 static bool has_call(const struct tu *tu)
 {
 	for (unsigned k = 0; k < tu->n; k++)
-		if (tu->insn[k].kind == K_CALL ||
-		    tu->insn[k].kind == K_CALL_IND)
+		if (is_call(&tu->insn[k]))
 			return true;
 	return false;
 }

@@ -10,9 +10,10 @@
  * was written last. Those others are not written: redis puts a new value
  * where the last one that was replaced had been, so each such write would put a
  * record in use on a page of others, and what is used would grow by a page each
- * time (at 15,000 commands a second by a half in a quarter of an hour). At the end all records are read once more. A record is made of
- * its number and version: names and numbers as an application has them, half of
- * it random digits, which LZ4 brings to some 60%.
+ * time (at 15,000 commands a second by a half in a quarter of an hour). At the end
+ * all records are read once more. A record is made of its number and version: names
+ * and numbers as an application has them, half of it random digits, which LZ4 brings
+ * to some 60%.
  *
  * Prints a line every ten seconds, so that what a busy host does to the
  * throughput can be seen, and one at the end that says good or BAD.
