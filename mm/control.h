@@ -30,7 +30,7 @@
 #include "mm/types.h"
 
 #define CONTROL_MAGIC	0x314c5443454e4453ull /* "SDNECTL1" */
-#define CONTROL_VERSION 4u
+#define CONTROL_VERSION 5u
 
 enum control_state {
 	CONTROL_NEW,	  /* made by the manager; no monitor has come yet */
@@ -111,6 +111,8 @@ struct control {
 	uint64_t boot_ms;	 /* creation to userland, 0: not yet */
 	uint64_t overhead_bytes; /* monitor's own memory, translation cache
 				    included */
+	uint64_t cache_bytes;	 /* of that: translations and their books, as
+				    the engine counts them */
 	uint64_t guest_insns;	 /* if the engine counts */
 	uint64_t exit_code;
 
@@ -176,6 +178,9 @@ struct control {
 	/* Manager, any time: bytes that the VM may have in its memfd and its
 	 * store; 0: no limit. */
 	uint64_t quota_bytes;
+	/* Manager, any time: how much of cache_bytes was known when that was
+	 * worked out. What it has grown by since is the quota's (p2m_quota). */
+	uint64_t cache_seen;
 	uint64_t paused; /* 1: the guest shall not run */
 	/* Manager, any time: bytes that its balloon should have. */
 	uint64_t balloon_target;

@@ -236,7 +236,7 @@ static bool take(struct p2m *p, struct run *r, bool force)
 static uint64_t store_limit(struct p2m *p, int64_t by)
 {
 	struct p2m_clock *c = p->clock;
-	uint64_t quota = control_get(&p->ctl->quota_bytes);
+	uint64_t quota = p2m_quota(p);
 	int64_t most = quota / STORE_MOST, least = quota / STORE_LEAST;
 	int64_t limit = c->store_limit ? (int64_t)c->store_limit + by : most;
 

@@ -134,7 +134,7 @@ void p2m_region_place(struct p2m *p, ppn_t ppn, bool askew)
 
 bool p2m_has_room(const struct p2m *p, uint64_t bytes)
 {
-	uint64_t quota = control_get(&p->ctl->quota_bytes);
+	uint64_t quota = p2m_quota(p);
 
 	return !quota || p2m_resident(p) + bytes <= quota - quota / 8;
 }

@@ -145,9 +145,28 @@ uint64_t p2m_resident(const struct p2m *p)
 	       (p->store ? store_bytes(p->store) : 0);
 }
 
-void p2m_grown(struct p2m *p)
+uint64_t p2m_quota(const struct p2m *p)
 {
 	uint64_t quota = control_get(&p->ctl->quota_bytes);
+	uint64_t cache = control_get(&p->ctl->cache_bytes);
+	uint64_t seen = control_get(&p->ctl->cache_seen);
+	uint64_t grown = cache > seen ? cache - seen : 0, most = quota / 4;
+
+	return quota - (grown < most ? grown : most);
+}
+
+void p2m_set_cache(struct p2m *p, uint64_t bytes)
+{
+	uint64_t was = control_get(&p->ctl->cache_bytes);
+
+	control_set(&p->ctl->cache_bytes, bytes);
+	if (bytes > was)
+		p2m_grown(p);
+}
+
+void p2m_grown(struct p2m *p)
+{
+	uint64_t quota = p2m_quota(p);
 
 	if (quota && p->pressure && p2m_resident(p) > quota)
 		p->pressure(p->pressure_ctx);

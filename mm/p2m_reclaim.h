@@ -69,8 +69,17 @@ void p2m_sample(struct p2m *p, uint64_t rnd);
 
 /* Bytes that are the VM's own: PRIVATE pages, and the store. */
 uint64_t p2m_resident(const struct p2m *p);
+/*
+ * How much that may be now; 0: no limit. It is the control area's quota less what
+ * the engine's translations have grown by since the manager looked at the monitor's
+ * own memory, which it does too seldom for a guest that runs new code. Never less
+ * than three quarters: without a manager nobody looks, and a guest must run.
+ */
+uint64_t p2m_quota(const struct p2m *p);
+/* Owner thread, not within a touch: translations and their books take so much. */
+void p2m_set_cache(struct p2m *p, uint64_t bytes);
 /* Called on the owner thread, also within a touch, whenever memory of the VM's
- * own has grown and is over the control area's quota. It may only take note. */
+ * own has grown and is over its quota. It may only take note. */
 void p2m_set_pressure(struct p2m *p, void (*fn)(void *ctx), void *ctx);
 /*
  * Called when the bytes of a page are lost (a swap device that does not read,

@@ -207,7 +207,7 @@ void p2m_swap_reap(struct p2m *p)
 /* Pages from ppn on that are in slots next to each other. */
 static unsigned run_of(const struct p2m *p, ppn_t ppn, uint32_t slot)
 {
-	uint64_t quota = control_get(&p->ctl->quota_bytes);
+	uint64_t quota = p2m_quota(p);
 	unsigned n = 1;
 
 	/* No page that nobody asked for while others have to go. */

@@ -82,7 +82,7 @@ static void pressure(void *ctx)
 
 static bool over(const struct monitor_reclaim *r)
 {
-	uint64_t quota = control_get(&r->control->quota_bytes);
+	uint64_t quota = p2m_quota(r->vm->p2m);
 
 	return quota && p2m_resident(r->vm->p2m) > quota;
 }
@@ -101,14 +101,14 @@ static bool may_run(struct monitor_reclaim *r)
 	if (!(control_get(&c->balloon_up) & 1) ||
 	    control_get(&c->balloon_target) <= control_get(&c->balloon_actual))
 		return false;
-	return have <= r->stuck_at + control_get(&c->quota_bytes) / LOAN;
+	return have <= r->stuck_at + p2m_quota(r->vm->p2m) / LOAN;
 }
 
 /* One piece. False: there was nothing to give up. */
 static bool shrink(struct monitor_reclaim *r)
 {
 	struct p2m *p = r->vm->p2m;
-	uint64_t quota = control_get(&r->control->quota_bytes);
+	uint64_t quota = p2m_quota(r->vm->p2m);
 	uint64_t slack = SLACK * PAGE_SIZE, have = p2m_resident(p), goal;
 
 	if (slack > quota / 64)
@@ -183,7 +183,7 @@ static bool sample_due(struct monitor_reclaim *r, uint64_t now)
 /* How many pages may come back without any others having to go. */
 static uint64_t room(const struct monitor_reclaim *r)
 {
-	uint64_t quota = control_get(&r->control->quota_bytes);
+	uint64_t quota = p2m_quota(r->vm->p2m);
 	uint64_t most = quota - quota / 8, have = p2m_resident(r->vm->p2m);
 
 	return have < most ? (most - have) / PAGE_SIZE : 0;
@@ -250,7 +250,7 @@ static void look(struct vm *vm, struct vm_work *w)
 {
 	struct monitor_reclaim *r =
 		container_of(w, struct monitor_reclaim, look);
-	uint64_t quota = control_get(&r->control->quota_bytes);
+	uint64_t quota = p2m_quota(r->vm->p2m);
 	uint64_t now = now_ns();
 
 	r->look_posted = false;
@@ -286,7 +286,7 @@ static void written(void *ctx)
 bool monitor_reclaim_short(const struct monitor_reclaim *r)
 {
 	const struct control *c = r->control;
-	uint64_t quota = control_get(&c->quota_bytes);
+	uint64_t quota = p2m_quota(r->vm->p2m);
 
 	return quota && (control_get(&c->private_pages) << PAGE_SHIFT) +
 					control_get(&c->store_bytes) >

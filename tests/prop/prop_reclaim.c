@@ -200,7 +200,7 @@ static void settle(struct fake *v)
 /* Down to the quota, as a monitor does it. */
 static void shrink(struct rig *g, struct fake *v)
 {
-	uint64_t quota = control_get(&v->ctl->quota_bytes);
+	uint64_t quota = p2m_quota(v->p);
 
 	/* After a failure nothing is written for a second. */
 	for (unsigned i = 0;
@@ -241,8 +241,17 @@ static void do_policy(struct rig *g)
 	reclaim_step(r, VMS, g->budget,
 		     used < g->budget ? RECLAIM_HARD : RECLAIM_LOW);
 	for (unsigned i = 0; i < VMS; i++) {
-		control_set(&g->vm[i].ctl->quota_bytes, r[i].quota);
-		shrink(g, &g->vm[i]);
+		struct fake *v = &g->vm[i];
+		uint64_t cache = control_get(&v->ctl->cache_bytes);
+
+		control_set(&v->ctl->quota_bytes, r[i].quota);
+		control_set(&v->ctl->cache_seen, cache);
+		/* Translations between two looks, or a trim. */
+		p2m_set_cache(v->p,
+			      rnd_below(&g->r, 4)
+				      ? cache + rnd_below(&g->r, r[i].quota / 4)
+				      : 0);
+		shrink(g, v);
 	}
 }
 

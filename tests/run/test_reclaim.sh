@@ -50,6 +50,13 @@ watch_budget()
 	done
 }
 
+budget_kept()
+{
+	ok "the budget was kept" test $most -gt 40 -a $most -le 106 -a \
+		$longest -lt 5 ||
+		echo "# at most $most%, $longest samples on end above 102"
+}
+
 start 3 "48 25 2 70" --host-mem 216M
 watch_budget "$manager"
 wait "$manager"
@@ -58,7 +65,7 @@ echo "# $samples samples, at most $most% used, $packed pages compressed"
 ok "guests of 384 MiB under a budget of 216: status 0" is $rc 0 ||
 	show "$T/mout" "$T/merr"
 ok "every byte of every guest was right" good 3 || show "$T"/logs/*.log
-ok "the budget was kept" test $most -gt 40 -a $most -le 110 -a $longest -lt 5
+budget_kept
 ok "pages were compressed" test $packed -gt 1000
 ok "the audit is clean" has "$T/mout" "^audit clean"
 
@@ -74,7 +81,7 @@ ok "memory that does not compress is swapped: status 0" is $rc 0 ||
 	show "$T/mout" "$T/merr"
 ok "every byte was right, though the disk failed now and then" good 2 ||
 	show "$T"/logs/*.log
-ok "the budget was kept" test $most -gt 40 -a $most -le 110 -a $longest -lt 5
+budget_kept
 ok "pages were swapped" test $swapped -gt 1000
 SARDINE_FAIL=swap-read-eio:500:1000000
 start 1 "64 25 60 20" --host-mem 84M --swap "$swap_dir"

@@ -158,10 +158,47 @@ static void test_working_set(void **state)
 	control_unmap(g.ctl, control_bytes(PAGES * PAGE_SIZE, 0));
 }
 
+/* What translations grow by is the quota's until the manager has seen it. */
+static void count(void *ctx)
+{
+	++*(unsigned *)ctx;
+}
+
+static void test_cache(void **state)
+{
+	struct rig g = {0};
+	uint64_t quota = QUOTA * PAGE_SIZE;
+	unsigned pressed = 0;
+
+	(void)state;
+	start(&g);
+	p2m_set_pressure(g.p, count, &pressed);
+	for (unsigned i = 0; i < QUOTA - 8; i++)
+		*(uint64_t *)p2m_write(g.p, (ppn_t){i}, 0, 8) = i + 1;
+	assert_int_equal(p2m_quota(g.p), quota);
+	p2m_set_cache(g.p, 8 * PAGE_SIZE);
+	assert_int_equal(p2m_quota(g.p), quota - 8 * PAGE_SIZE);
+	assert_int_equal(pressed, 0);
+	p2m_set_cache(g.p, 9 * PAGE_SIZE);
+	assert_int_equal(pressed, 1);
+	/* A trim presses nobody; nor does the quota grow by it. */
+	p2m_set_cache(g.p, 0);
+	assert_int_equal(pressed, 1);
+	control_set(&g.ctl->cache_seen, 9 * PAGE_SIZE);
+	assert_int_equal(p2m_quota(g.p), quota);
+	p2m_set_cache(g.p, quota);
+	assert_int_equal(p2m_quota(g.p), quota - quota / 4);
+	control_set(&g.ctl->quota_bytes, 0);
+	assert_int_equal(p2m_quota(g.p), 0);
+	p2m_destroy(g.p);
+	control_unmap(g.ctl, control_bytes(PAGES * PAGE_SIZE, 0));
+}
+
 int main(void)
 {
 	const struct CMUnitTest t[] = {cmocka_unit_test(test_working_set),
-				       cmocka_unit_test(test_hot_rest)};
+				       cmocka_unit_test(test_hot_rest),
+				       cmocka_unit_test(test_cache)};
 
 	return cmocka_run_group_tests(t, NULL, NULL);
 }

@@ -320,7 +320,8 @@ struct bt {
 	uint8_t tc_large[TC_LARGE_MAX / 8]; /* collapsed (tc_large.c) */
 	uint64_t tc_size;
 	struct tc_region region[TC_REGIONS];
-	unsigned tc_cur; /* the one being filled */
+	uint64_t tc_memory; /* at most since the last trim */
+	unsigned tc_cur;    /* the one being filled */
 	uint32_t region_bytes, region_ccf, region_recov, region_reloc;
 	struct ccf *ccf;
 	struct recov *recov;
@@ -495,6 +496,8 @@ void tc_commit(struct bt *bt, uint32_t id);
 void tc_flush(struct bt *bt);
 /* After tc_flush: give the memory behind it back to the host. */
 void tc_trim(struct bt *bt);
+/* Bytes of memory that the TC and the books of its CCFs take. */
+uint64_t tc_memory(struct bt *bt);
 /* CCF that holds host TC offset, 0: none. */
 uint32_t tc_find(struct bt *bt, uint32_t host);
 const struct recov *tc_recov(struct bt *bt, uint32_t id, uint32_t host);

@@ -37,6 +37,7 @@
 #include <unistd.h>
 
 #include "mm/base/log.h"
+#include "mm/p2m_reclaim.h"
 #include "vmm/bt/bt_priv.h"
 #include "vmm/cpu/interp.h"
 #include "vmm/cpu/sys.h"
@@ -411,6 +412,7 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 	account_translation(bt, &bt->ccf[id], start);
 	reloc_learn(bt, id);
 	tc_large_look(bt, &bt->ccf[id]);
+	p2m_set_cache(bt->p2m, tc_memory(bt));
 	return id;
 }
 
@@ -720,6 +722,7 @@ static void bt_trim(struct vm *vm)
 	tc_trim(bt);
 	shadow_trim(bt->sh);
 	interp_trim(vm->vcpu);
+	p2m_set_cache(bt->p2m, tc_memory(bt));
 }
 
 static uint64_t bt_trimmable(const struct vm *vm)

@@ -248,6 +248,23 @@ void tc_flush(struct bt *bt)
 	bt->stats.tc_flushes++;
 }
 
+uint64_t tc_memory(struct bt *bt)
+{
+	uint64_t sum = bt->stats.tc_used;
+
+	for (unsigned r = 0; r < TC_REGIONS; r++) {
+		const struct tc_region *g = &bt->region[r];
+
+		sum += g->n_ccf * (uint64_t)sizeof(*bt->ccf) +
+		       g->n_recov * (uint64_t)sizeof(*bt->recov) +
+		       g->n_reloc * (uint64_t)sizeof(*bt->reloc);
+	}
+	/* What is evicted or flushed is still there, to be filled anew. */
+	if (sum > bt->tc_memory)
+		bt->tc_memory = sum;
+	return bt->tc_memory;
+}
+
 void tc_trim(struct bt *bt)
 {
 	/* What cannot be given back stays: it is only memory. */
@@ -261,6 +278,7 @@ void tc_trim(struct bt *bt)
 	madvise(bt->group, sizeof(*bt->group) << GROUP_BITS, MADV_DONTNEED);
 	ccf_hash_trim(bt);
 	ibtc_trim(bt);
+	bt->tc_memory = 0;
 	put_stubs(bt);
 }
 

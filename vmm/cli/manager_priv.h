@@ -72,10 +72,12 @@ struct mvm {
 	uint64_t boot_ms;
 	uint64_t start_ns, since_ns; /* its start; its being ours */
 	uint64_t overhead, overhead_next_ns;
+	uint64_t cache; /* the monitor's word for a part of it, then */
 	struct mvm_reclaim {
 		uint64_t shares, min, max;
 		uint64_t used; /* memory of its own, as the kernel says */
 		uint64_t quota, bound;
+		uint64_t cache_seen; /* mm/control.h */
 		uint64_t nudge_ns;
 		bool told_waiting;
 		uint64_t swap_bad[2],

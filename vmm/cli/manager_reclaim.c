@@ -8,7 +8,9 @@
  *
  * What the VMs may have together is the budget less the pools, less the
  * monitors' own memory, less a reserve for what grows between two looks
- * (translations, page tables, frames of the pool).
+ * (page tables, frames of the pool). A guest that runs new code makes translations
+ * faster than that: what the monitor's grow by until the next look goes off its
+ * quota (p2m_quota).
  *
  * Trust. A quota is a word in memory that a monitor could ignore. One whose
  * memory grows beyond its bound, which is its quota, or what it had while that
@@ -118,10 +120,13 @@ static bool lives(const struct mvm *v)
 
 static uint64_t overhead_of(struct mvm *v, uint64_t now)
 {
+	uint64_t kept = 0;
+
 	manager_sample_overhead(v, now, false);
 	if (now - v->start_ns < YOUNG_NS && v->overhead < YOUNG_OVERHEAD)
-		return YOUNG_OVERHEAD;
-	return v->overhead;
+		kept = YOUNG_OVERHEAD - v->overhead;
+	v->re.cache_seen = v->cache + kept;
+	return v->overhead + kept;
 }
 
 /* The monitor's word, so it is bounded by what was configured. */
@@ -252,6 +257,7 @@ static void apply(struct manager *m, struct mvm *v, const struct reclaim_vm *r,
 	v->re.quota = r->quota > PAGE_SIZE ? r->quota : PAGE_SIZE;
 	(void)fail_point("kill-manager-quota");
 	control_set(&v->control->quota_bytes, v->re.quota);
+	control_set(&v->control->cache_seen, v->re.cache_seen);
 	check_bound(m, v, now);
 	manager_balloon(v, r->target, now);
 	nudge(v, now);

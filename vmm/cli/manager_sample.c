@@ -51,13 +51,18 @@ void manager_sample_overhead(struct mvm *v, uint64_t now, bool exact)
 {
 	int skip[3] = {v->memfd, v->pool_fd, v->store_fd};
 	unsigned sharers = manager_alive(v->m) + 1;
-	uint64_t bytes;
+	uint64_t bytes, cache;
 
 	if (!exact && now < v->overhead_next_ns)
 		return;
+	/* Before: what comes while it is summed up is counted twice rather than
+	 * not at all. */
+	cache = v->control ? control_get(&v->control->cache_bytes) : 0;
 	if (!(exact ? overhead_exact(v->pid, skip, 3, &bytes)
-		    : overhead_sample(v->pid, skip, 3, sharers, &bytes)))
+		    : overhead_sample(v->pid, skip, 3, sharers, &bytes))) {
 		v->overhead = bytes;
+		v->cache = cache;
+	}
 	v->overhead_next_ns = now + overhead_gap(v, now);
 }
 
