@@ -4,8 +4,9 @@
 #
 #   move  a budget that is halved under guests at work: how long until what the
 #         host uses is within it (bar: 20 s), no VM dead; and when it is what it
-#         was again, how long until pages come back from the store and the swap
-#         file no faster than a tenth of the rate under the small one (bar: 10 s)
+#         was again, how long until the guests wait for pages from the store and
+#         the swap file no more often than a tenth of the rate under the small one
+#         (bar: 10 s)
 #   tax   two guests of equal shares, one that holds memory and does nothing, one
 #         that works on all of its own: what they were granted against the
 #         formula of mm/reclaim.c for the activity that was measured (bar: 10%)
@@ -36,7 +37,9 @@ bad=
 
 top() { "$SARDINE" top --json --socket "$work/s" 2>/dev/null | jq -r "$1"; }
 used() { top '.host.used_bytes / 1048576 | floor'; }
-came_back() { top '[.vms[] | .decompressed_pages + .swapped_in_pages] | add'; }
+# Pages that guests waited for.
+came_back() { top '[.vms[] | .decompressed_pages + .swapped_in_pages - .fetched_pages] | add'; }
+away() { top '[.vms[] | .compressed_bytes + .swapped_bytes] | add / 1048576 | floor'; }
 now() { date +%s.%N; }
 since() { awk -v a="$1" -v b="$(now)" 'BEGIN {printf "%.1f", b - a}'; }
 filled() { [ "$(grep -al ': filled' "$work"/logs/*.log 2>/dev/null | wc -l)" -ge "$1" ]; }
@@ -70,7 +73,7 @@ end()
 	[ "$status" = 0 ] || { bad=1; tail -n 5 "$work/out" "$work/err"; }
 }
 
-rate() # pages a second that come back, over a second
+rate() # of these a second, over a second
 {
 	local a b
 	a=$(came_back)
@@ -102,8 +105,8 @@ move()
 	calm() { [ $(($(rate) * 10)) -le "$under" ]; }
 	took=never
 	within 60 calm || bad=1
-	echo "move: $under pages a second came back; under $big again, a tenth of" \
-		"that after $took s"
+	echo "move: guests waited for $under pages a second; under $big again, for" \
+		"a tenth of that after $took s ($(away) MiB still away)"
 	awk -v t="$took" 'BEGIN {exit !(t == "never" || t > 10)}' && bad=1
 	[ "$(top '[.vms[] | select(.state == "running")] | length')" = "$vms" ] ||
 		{ echo "move: VMs died"; bad=1; }

@@ -85,6 +85,8 @@ struct p2m {
 	void *lost_ctx;
 	void (*pressure)(void *ctx);
 	void *pressure_ctx;
+	void (*came)(void *ctx);
+	void *came_ctx;
 };
 
 static inline bool p2m_is_ram(const struct p2m *p, ppn_t ppn)

@@ -132,6 +132,12 @@ void p2m_set_pressure(struct p2m *p, void (*fn)(void *ctx), void *ctx)
 	p->pressure_ctx = ctx;
 }
 
+void p2m_set_came(struct p2m *p, void (*fn)(void *ctx), void *ctx)
+{
+	p->came = fn;
+	p->came_ctx = ctx;
+}
+
 void p2m_set_lost(struct p2m *p, void (*fn)(void *ctx, const char *why),
 		  void *ctx)
 {
@@ -305,6 +311,8 @@ void p2m_bring_in(struct p2m *p, ppn_t ppn)
 		p2m_swap_in(p, ppn);
 	}
 	p->gen++;
+	if (p->came)
+		p->came(p->came_ctx);
 }
 
 /* Idle marks. */

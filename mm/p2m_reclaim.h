@@ -81,6 +81,9 @@ void p2m_set_cache(struct p2m *p, uint64_t bytes);
 /* Called on the owner thread, also within a touch, whenever memory of the VM's
  * own has grown and is over its quota. It may only take note. */
 void p2m_set_pressure(struct p2m *p, void (*fn)(void *ctx), void *ctx);
+/* Called on the owner thread, also within a touch, when a page was away and has been
+ * brought back. It may only take note. */
+void p2m_set_came(struct p2m *p, void (*fn)(void *ctx), void *ctx);
 /*
  * Called when the bytes of a page are lost (a swap device that does not read,
  * a store whose sums do not agree): must not return, so that the guest never

@@ -16,8 +16,10 @@ struct monitor_reclaim {
 	struct vm_work reap;	    /* pages are in the swap file */
 	struct vm_work fetch;	    /* pages are brought back ahead */
 	_Atomic bool press_posted, look_posted, reap_posted, fetch_posted;
-	uint64_t came;	     /* back at the guest's touch, at the last look */
-	uint64_t owed, next; /* pages to fetch; where the search goes on */
+	uint64_t came; /* back at the guest's touch, at the last look */
+	uint64_t paid; /* of these, others have been fetched for */
+	uint64_t next; /* where the search for others goes on */
+	bool fetching;
 	uint64_t rnd, sampled_ns, own_ns;
 	uint64_t stuck_at; /* what it had when nothing could be given up */
 	void (*give_up)(void);

@@ -49,6 +49,7 @@ static struct report_vm two[2] = {
 	 .decompress_p99_us = REPORT_ABSENT,
 	 .swapped_in_pages = REPORT_ABSENT,
 	 .swap_in_p99_us = REPORT_ABSENT,
+	 .fetched_pages = REPORT_ABSENT,
 	 .swapped_bytes = 1 << 20},
 	{.name = "vm1",
 	 .state = "killed",
@@ -63,6 +64,7 @@ static struct report_vm two[2] = {
 	 .decompress_p99_us = REPORT_ABSENT,
 	 .swapped_in_pages = REPORT_ABSENT,
 	 .swap_in_p99_us = REPORT_ABSENT,
+	 .fetched_pages = REPORT_ABSENT,
 	 .swapped_bytes = REPORT_ABSENT},
 };
 

@@ -133,6 +133,7 @@ static uint64_t sample_away(struct mvm *v, struct report_vm *o)
 	}
 	o->decompressed_pages = control_get(&c->decompressed) & INT64_MAX;
 	o->swapped_in_pages = control_get(&c->swapped_in) & INT64_MAX;
+	o->fetched_pages = control_get(&c->swap_ahead) & INT64_MAX;
 	o->decompress_p99_us = p99_us(c->latency[LATENCY_DECOMPRESS]);
 	o->swap_in_p99_us = p99_us(c->latency[LATENCY_SWAP_IN]);
 	o->wait_ms = control_get(&c->wait_ns) / 1000000 & UINT32_MAX;

@@ -33,6 +33,7 @@ struct report_vm {
 	uint64_t store_bytes, wait_ms;
 	uint64_t decompressed_pages, decompress_p99_us;
 	uint64_t swapped_in_pages, swap_in_p99_us;
+	uint64_t fetched_pages;
 	uint64_t guest_free_bytes, guest_available_bytes;
 	uint64_t large_bytes; /* on host pages of 2 MiB */
 	uint64_t boot_ms;     /* start to userland; 0: not yet */
