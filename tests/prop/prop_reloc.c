@@ -17,7 +17,7 @@
 static struct fix *f;
 static struct bt *bt;
 static struct rnd r;
-static uint64_t n_copied, n_made;
+static uint64_t n_copied, n_made, n_turned;
 
 /* ---- code ---- */
 
@@ -159,6 +159,17 @@ static uint64_t random_page(void)
 
 /* ---- units ---- */
 
+/* The newest unit's last condition, as if it had been met. */
+static void turn_newest(void)
+{
+	uint32_t id =
+		bt->tc_cur * bt->region_ccf + bt->region[bt->tc_cur].n_ccf;
+
+	for (unsigned e = 0; e < CCF_EXITS && id > 1; e++)
+		if (rnd_below(&r, 2))
+			ccf_make_last(bt, id - 1, e);
+}
+
 static uint32_t translate(uint64_t rip)
 {
 	static struct tu tu;
@@ -168,6 +179,7 @@ static uint32_t translate(uint64_t rip)
 		return 0;
 	bt->pend_ibtc = rnd_below(&r, 2);
 	bt->pend_call = !bt->pend_ibtc && rnd_below(&r, 2);
+	turn_newest();
 	id = bt_translate(bt, &tu);
 	bt->pend_ibtc = bt->pend_call = false;
 	p2m_set_code(bt->p2m, (ppn_t){PPN}, true);
@@ -187,6 +199,7 @@ static void run_page(uint64_t page)
 		if (!id) {
 			id = reloc_copy(bt, page | off, PPN, 0, false);
 			n_copied += !!id;
+			n_turned += id && bt->ccf[id].flags & CCF_TURNED;
 		}
 		if (!id)
 			id = translate(page | off);
@@ -238,18 +251,20 @@ static void check(struct vm_config cfg)
 	uint64_t steps = prop_env("PROP_STEPS", 12);
 
 	r = rnd_seeded("reloc", 5);
-	n_copied = n_made = 0;
+	n_copied = n_made = n_turned = 0;
 	bt = bt_setup(&f, cfg);
 	go_user(f);
 	bt_sync_mode(bt);
 	for (uint64_t i = 0; i < steps; i++)
 		round_of(8);
-	printf("# %llu translated, %llu copied, %llu moved\n",
+	printf("# %llu translated, %llu copied (%llu turned), %llu moved\n",
 	       (unsigned long long)n_made, (unsigned long long)n_copied,
+	       (unsigned long long)n_turned,
 	       (unsigned long long)bt->stats.moves);
 	/* Else nothing was tested. */
 	assert_true(n_copied > n_made / 2);
 	assert_true(bt->stats.moves > n_made / 16);
+	assert_true(n_turned > 0);
 	bt_teardown(&f);
 }
 
@@ -279,7 +294,7 @@ static void test_touched(void **state)
 static void test_low(void **state)
 {
 	r = rnd_seeded("reloc", 5);
-	n_copied = n_made = 0;
+	n_copied = n_made = n_turned = 0;
 	bt = bt_setup(&f, (struct vm_config){0});
 	go_user(f);
 	bt_sync_mode(bt);

@@ -89,6 +89,7 @@ struct recov {
 #define CCF_UNPAIRED                                                           \
 	16u	       /* has a call or a return that is not paired (ibtc.c) */
 #define CCF_CALLED 32u /* has a call entry, CALL_ENTRY bytes before direct */
+#define CCF_TURNED 64u /* its last two exits have changed places (ccf_turn) */
 
 struct ccf_exit {
 	uint16_t patch; /* where the rel32 is, from the CCF's start; 0: none */
@@ -207,6 +208,7 @@ struct cpuid_kept {
 	X(S, translate_timed, "instructions that these cycles were spent on")  \
 	X(S, ident, "instructions copied as they are")                         \
 	X(S, chained, "exits chained")                                         \
+	X(S, straight, "of these, to the unit behind it, by no jump")          \
 	X(S, chain_misses, "times an exit that was not chained was taken")     \
 	X(S, ibtc_misses, "indirect branches that the table had no entry for") \
 	X(S, ibtc_fills, "indirect-branch table entries filled")               \
@@ -484,9 +486,10 @@ void tc_fini(struct bt *bt);
  * rw + host, CCF_MAX_COLD below, CCF_MAX_RECOV recovery entries and RELOC_MAX
  * fields. May evict a region: only the
  * engine's loop may come here, never while translated code is interrupted. */
-uint32_t tc_begin(struct bt *bt);
+/* rip: the unit's, so that it may follow one that leads there. */
+uint32_t tc_begin(struct bt *bt, uint64_t rip);
 /* The same, not zeroed. */
-uint32_t tc_place(struct bt *bt);
+uint32_t tc_place(struct bt *bt, uint64_t rip);
 /* Would tc_place evict nothing? */
 bool tc_has_room(const struct bt *bt);
 /* It is made (host_len, n_recov, n_reloc, exits, pads, direct; check, if it has one in
@@ -581,6 +584,17 @@ void ccf_move_soon(struct bt *bt, uint32_t id, uint64_t rip);
 uint32_t tc_lookup(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
 bool tc_straddles(struct bt *bt, uint64_t rip, uint32_t ppn, uint8_t mode);
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
+/* Have exit e of c, whose code is in the TC, lead to TC offset to; and where does
+ * it lead? */
+void ccf_lead(struct bt *bt, const struct ccf *c, unsigned e, uint32_t to);
+uint32_t ccf_leads(const struct bt *bt, const struct ccf *c, unsigned e);
+/* If c ends in a conditional jump and a jump: have their exits change places.
+ * Neither of them leads anywhere after that. False: it does not end so. */
+bool ccf_turn(struct ccf *c, uint8_t *code);
+/* Exit e has been taken, and its target is about to be translated. */
+void ccf_make_last(struct bt *bt, uint32_t id, unsigned e);
+/* Does it end in a jump to rip, not chained? */
+bool ccf_falls_to(const struct bt *bt, uint32_t id, uint64_t rip);
 /* An exit that leads out of its page goes back to its stub, if it is chained. */
 void ccf_unchain_cross(struct bt *bt, uint32_t id, unsigned exit);
 /* Does exit e of c lead out of c's page? */

@@ -13,6 +13,15 @@
  * side. The hash grows with the number of CCFs (a VM at rest has few, and its table
  * is a page) by making it anew; it never shrinks but when it is emptied.
  *
+ * Straight on. What is translated next is most often what is run next: the target
+ * of the exit that has just been taken. Where that exit is the jump at the end of
+ * the newest CCF, the new one is placed right behind it (tc_place), and the jump,
+ * as long as it is chained there, is a NOP. A conditional jump before the last one
+ * changes places with it for that, its condition turned round, if it is the one that
+ * was taken first (ccf_make_last). So paths lie in the TC as they were first run,
+ * and jump only where they part; and the host's front end, which code of bt keeps
+ * busier than the guest's own, fetches whole lines.
+ *
  * A CCF dies when its page is written. It leaves the hash, the chains and the
  * IBTC at once, and the list of the page that was written; from the other list
  * of a straddler it goes when that one is walked next. Its memory is used again
@@ -30,6 +39,7 @@
 
 #define HASH_MIN_BITS 10
 #define HASH_MAX_BITS 19
+#define JMP	      0xe9
 /* Units of one page lie beside each other: so many bytes of it share a bucket. */
 #define HASH_GRAIN    4
 
@@ -223,11 +233,98 @@ void ccf_insert(struct bt *bt, uint32_t id)
 
 /* ---- chains ---- */
 
-static void patch_rel32(struct bt *bt, uint32_t at, uint32_t to)
-{
-	int32_t d = (int32_t)(to - (at + 4));
+/* A jump to what follows it. */
+static const uint8_t nop5[] = {0x0f, 0x1f, 0x44, 0x00, 0x00};
 
-	memcpy(bt->rw + at, &d, 4);
+void ccf_lead(struct bt *bt, const struct ccf *c, unsigned e, uint32_t to)
+{
+	uint32_t at = c->host + c->exit[e].patch;
+	int32_t d = (int32_t)(to - (at + 4));
+	uint8_t *p = bt->rw + at;
+
+	if (p[-1] == nop5[0])
+		p[-1] = JMP;
+	if (p[-1] == JMP && !d) {
+		memcpy(p - 1, nop5, sizeof(nop5));
+		bt->stats.straight++;
+		return;
+	}
+	memcpy(p, &d, 4);
+}
+
+uint32_t ccf_leads(const struct bt *bt, const struct ccf *c, unsigned e)
+{
+	uint32_t at = c->host + c->exit[e].patch;
+	int32_t d = 0;
+
+	if (memcmp(bt->rw + at - 1, nop5, sizeof(nop5)))
+		memcpy(&d, bt->rw + at, 4);
+	return at + 4 + (uint32_t)d;
+}
+
+/* Where is exit e's jump, of c with this code? */
+static bool is_last_jump(const struct ccf *c, const uint8_t *code, unsigned e)
+{
+	unsigned at = c->exit[e].patch;
+
+	return at && at + 4 == c->host_len && code[at - 1] == JMP;
+}
+
+static bool is_jcc_before(const struct ccf *c, const uint8_t *code, unsigned e)
+{
+	unsigned at = c->exit[e].patch;
+
+	return at && at + 9 == c->host_len && code[at - 2] == 0x0f &&
+	       (code[at - 1] & 0xf0) == 0x80;
+}
+
+bool ccf_turn(struct ccf *c, uint8_t *code)
+{
+	unsigned a, b;
+
+	for (a = 0; a < CCF_EXITS && !is_jcc_before(c, code, a); a++)
+		;
+	for (b = 0; b < CCF_EXITS && !is_last_jump(c, code, b); b++)
+		;
+	if (a == CCF_EXITS || b == CCF_EXITS)
+		return false;
+	code[c->exit[a].patch - 1] ^= 1;
+	c->exit[a].patch += 5;
+	c->exit[b].patch -= 5;
+	c->flags ^= CCF_TURNED;
+	return true;
+}
+
+void ccf_make_last(struct bt *bt, uint32_t id, unsigned e)
+{
+	struct ccf *c = &bt->ccf[id];
+	uint8_t *code = bt->rw + c->host;
+	uint32_t end =
+		bt->tc_cur * bt->region_bytes + bt->region[bt->tc_cur].used;
+
+	if (c->host + c->host_len != end || c->flags & CCF_DEAD ||
+	    !is_jcc_before(c, code, e))
+		return;
+	for (unsigned k = 0; k < CCF_EXITS; k++)
+		if (c->exit[k].to && c->exit[k].patch + 9u >= c->host_len)
+			return;
+	if (!ccf_turn(c, code))
+		return;
+	for (unsigned k = 0; k < CCF_EXITS; k++)
+		if (c->exit[k].patch + 9u >= c->host_len)
+			ccf_lead(bt, c, k, ccf_stub(c, k));
+}
+
+bool ccf_falls_to(const struct bt *bt, uint32_t id, uint64_t rip)
+{
+	const struct ccf *c = &bt->ccf[id];
+
+	for (unsigned e = 0; e < CCF_EXITS; e++)
+		if (is_last_jump(c, bt->rw + c->host, e))
+			return c->rip + (int64_t)c->exit[e].target == rip &&
+			       c->mode == bt_key(bt) && !c->exit[e].to &&
+			       !(c->flags & CCF_DEAD);
+	return false;
 }
 
 /*
@@ -239,12 +336,12 @@ static void lead_exit(struct bt *bt, uint32_t from, unsigned e,
 		      const struct ccf *c)
 {
 	const struct ccf *f = &bt->ccf[from];
-	uint32_t at = f->host + f->exit[e].patch, to = c->host + c->direct;
+	uint32_t to = c->host + c->direct;
 
 	if (f->exit[e].call && !(c->flags & CCF_CALLED))
 		cold_lead_stub(bt, from, e, to);
 	else
-		patch_rel32(bt, at, f->exit[e].call ? to - CALL_ENTRY : to);
+		ccf_lead(bt, f, e, f->exit[e].call ? to - CALL_ENTRY : to);
 }
 
 static void lead_back(struct bt *bt, uint32_t from, unsigned e)
@@ -253,7 +350,7 @@ static void lead_back(struct bt *bt, uint32_t from, unsigned e)
 
 	if (f->exit[e].call)
 		cold_put_stub(bt, from, e);
-	patch_rel32(bt, f->host + f->exit[e].patch, ccf_stub(f, e));
+	ccf_lead(bt, f, e, ccf_stub(f, e));
 }
 
 void tc_chain(struct bt *bt, uint32_t from, unsigned exit, uint32_t to)

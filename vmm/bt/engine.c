@@ -17,7 +17,7 @@
  * is derived through the table, and moves without a touch only within one
  * unit (translate.c); an access that a mask may suppress is no touch. (3) FS/GS base plus a constant: derived the same way.
  * (4) rT plus constants chosen by the translator. Code: a jump goes to a
- * chained unit, or through the IBTC, whose index is masked by its width and
+ * chained unit (or is a NOP, with that unit behind it: ccf.c), or through the IBTC, whose index is masked by its width and
  * whose entries are units or the miss exit, or by a return through bt_ret, whose
  * entries are code of units that compares where it should lead, or the miss exit
  * (ibtc.c). RSP comes back from r10 where a paired call arrives, and only the exit
@@ -405,6 +405,8 @@ static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 		return 0;
 	bt->pend_call = bt->pend_from &&
 			bt->ccf[bt->pend_from].exit[bt->pend_exit].call;
+	if (bt->pend_from)
+		ccf_make_last(bt, bt->pend_from, bt->pend_exit);
 	id = bt_translate(bt, &tu);
 	mark_code(bt, tu.ppn);
 	if (tu.straddle)

@@ -25,6 +25,8 @@
  *    the template's key, and from what units are dropped for (site.c, ibtc.c).
  * 4. Chained exits, the jump of a check that fails and the cold part are made anew
  *    (cold_put), unchained; the recovery table has no address in it.
+ * 5. Which of the last two exits comes first is the template's (ccf_turn): either is
+ *    a translation.
  *
  * The value in the code is never read, and nothing is learnt from a guest. (It once
  * was: two samples were compared, and a guest chose its addresses so that they
@@ -184,8 +186,12 @@ static void copy_code(struct bt *bt, const struct ccf *from,
 	uint8_t *d = bt->rw + to->host;
 	unsigned n = from->host_len, i = 0;
 
-	for (; i + 8 <= n; i += 8)
-		*(uint64_t *)(d + i) = *(const uint64_t *)(s + i);
+	for (; i + 8 <= n; i += 8) {
+		uint64_t w;
+
+		memcpy(&w, s + i, 8);
+		memcpy(d + i, &w, 8);
+	}
 	for (; i < n; i++)
 		d[i] = s[i];
 }
@@ -242,7 +248,7 @@ static void become(struct bt *bt, struct ccf *c, const struct ccf *a,
 	c->recov = old.recov;
 	c->reloc = old.reloc;
 	c->next_page = old.next_page;
-	c->flags = a->flags & (CCF_UNPAIRED | CCF_CALLED);
+	c->flags = a->flags & (CCF_UNPAIRED | CCF_CALLED | CCF_TURNED);
 	c->incoming = c->ibtc_next = 0;
 	c->in_ibtc = c->reached = false;
 	c->life = life_now(bt);
@@ -463,7 +469,7 @@ uint32_t reloc_copy(struct bt *bt, uint64_t rip, uint32_t ppn, uint32_t from,
 	} else {
 		if (fast && !(tc_has_room(bt) && ccf_hash_has_room(bt)))
 			return 0;
-		id = tc_place(bt);
+		id = tc_place(bt, rip);
 		if (!is_same(bt, t->src, rip, ppn, bt->mode))
 			return 0; /* evicted to make room */
 		become(bt, &bt->ccf[id], a, rip);

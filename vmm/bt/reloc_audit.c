@@ -5,9 +5,9 @@
  * translate it again, as if it were to lie where it lies, and compare the code,
  * byte by byte, and the books, with the notes for the next move among them.
  *
- * Left out are the jumps that chaining patches (tc_audit.c follows them), guesses
- * (tests/unit/test_bt_list.c proves that they may be any number), and units
- * that would be translated in another way now: those that a change of pairing or
+ * Left out are the jumps that chaining patches or makes NOPs of (tc_audit.c
+ * follows them), guesses (tests/unit/test_bt_list.c proves that they may be any
+ * number), and units that would be translated in another way now: those that a change of pairing or
  * of a careful site is about to drop.
  */
 #include <errno.h>
@@ -64,10 +64,15 @@ static unsigned code_differs(struct bt *bt, const struct ccf *c,
 	/* Of the header, where it leads and the id. */
 	if (c->check)
 		memcpy(code + c->check - 8, is + c->check - 8, 8);
-	for (unsigned i = 0; i < CCF_EXITS; i++)
-		if (d->exit[i].patch)
-			memcpy(code + d->exit[i].patch, is + d->exit[i].patch,
-			       4);
+	for (unsigned i = 0; i < CCF_EXITS; i++) {
+		uint8_t *p = code + d->exit[i].patch;
+
+		if (!d->exit[i].patch)
+			continue;
+		if (ccf_leads(bt, c, i) == c->host + d->exit[i].patch + 4)
+			memcpy(p - 1, is + d->exit[i].patch - 1, 5);
+		memcpy(p, is + d->exit[i].patch, 4);
+	}
 	for (unsigned i = 0; i < d->n_reloc; i++) {
 		unsigned at = bt->reloc[d->reloc + i].at;
 
@@ -106,6 +111,8 @@ static bool unit_differs(struct bt *bt, uint32_t id, struct work *w)
 	    tu_decode(bt, c->rip, c->ppn, &w->tu))
 		return false;
 	translate_into(bt, &w->tu, &d, w->code);
+	if (c->flags & CCF_TURNED)
+		ccf_turn(&d, w->code);
 	if (books_differ(bt, c, &d) || c->host_len != d.host_len)
 		o = 0;
 	else

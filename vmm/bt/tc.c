@@ -176,7 +176,7 @@ bool tc_has_room(const struct bt *bt)
 	       g->n_reloc + RELOC_MAX <= bt->region_reloc;
 }
 
-uint32_t tc_place(struct bt *bt)
+uint32_t tc_place(struct bt *bt, uint64_t rip)
 {
 	struct tc_region *g;
 	struct ccf *c;
@@ -190,16 +190,17 @@ uint32_t tc_place(struct bt *bt)
 	g = &bt->region[bt->tc_cur];
 	id = bt->tc_cur * bt->region_ccf + g->n_ccf;
 	c = &bt->ccf[id];
-	c->host = bt->tc_cur * bt->region_bytes +
-		  ((g->used + TC_ALIGN - 1) & -TC_ALIGN);
+	c->host = bt->tc_cur * bt->region_bytes + g->used;
+	if (!g->n_ccf || !ccf_falls_to(bt, id - 1, rip))
+		c->host = (c->host + TC_ALIGN - 1) & -TC_ALIGN;
 	c->recov = bt->tc_cur * bt->region_recov + g->n_recov;
 	c->reloc = bt->tc_cur * bt->region_reloc + g->n_reloc;
 	return id;
 }
 
-uint32_t tc_begin(struct bt *bt)
+uint32_t tc_begin(struct bt *bt, uint64_t rip)
 {
-	uint32_t id = tc_place(bt);
+	uint32_t id = tc_place(bt, rip);
 	struct ccf *c = &bt->ccf[id], at = *c;
 
 	memset(c, 0, sizeof(*c));

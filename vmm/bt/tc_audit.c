@@ -67,6 +67,21 @@ static bool stub_is_whole(const struct bt *bt, uint32_t id, unsigned e)
 	       jump_target(bt, at + 7) == TC_CHAIN_STUB;
 }
 
+/* Is an exit's jump whole: which it is, and where a NOP may be? */
+static bool jump_is_whole(const struct bt *bt, const struct ccf *c, unsigned e)
+{
+	static const uint8_t nop5[] = {0x0f, 0x1f, 0x44, 0x00, 0x00};
+	unsigned at = c->exit[e].patch;
+	const uint8_t *p = bt->rw + c->host + at;
+
+	if (c->exit[e].call)
+		return p[-1] == 0xe8;
+	if (p[-1] == nop5[0])
+		return at + 4u == c->host_len && c->exit[e].to &&
+		       !memcmp(p - 1, nop5, sizeof(nop5));
+	return p[-1] == 0xe9 || (p[-2] == 0x0f && (p[-1] & 0xf0) == 0x80);
+}
+
 static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 {
 	struct bt *bt = rc->bt;
@@ -106,7 +121,9 @@ static void audit_exit(struct recount *rc, uint32_t id, unsigned e)
 		if (n != 1)
 			bad_ccf(rc, id, "not in its target's list once");
 	}
-	if (jump_target(bt, c->host + x->patch) != want)
+	if (!jump_is_whole(bt, c, e))
+		bad_ccf(rc, id, "an exit's jump is none");
+	if (ccf_leads(bt, c, e) != want)
 		bad_ccf(rc, id, "an exit leads elsewhere");
 	if (whole && !stub_is_whole(bt, id, e))
 		bad_ccf(rc, id, "an exit's stub is another's");

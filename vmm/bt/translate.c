@@ -179,7 +179,7 @@ void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
 
 uint32_t bt_translate(struct bt *bt, const struct tu *tu)
 {
-	uint32_t id = tc_begin(bt);
+	uint32_t id = tc_begin(bt, tu->rip);
 	struct ccf *c = &bt->ccf[id];
 
 	translate_into(bt, tu, c, bt->rw + c->host);

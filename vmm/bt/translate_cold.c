@@ -185,8 +185,7 @@ void cold_put(struct bt *bt, uint32_t id)
 
 	for (unsigned i = 0; i < n; i++) {
 		cold_put_stub(bt, id, i);
-		emit_patch(bt->rw + c->host + c->exit[i].patch,
-			   bt->rw + ccf_stub(c, i));
+		ccf_lead(bt, c, i, ccf_stub(c, i));
 	}
 	if (c->check)
 		c->checked = c->host + c->check;
