@@ -111,7 +111,7 @@ static bool may_run(struct monitor_reclaim *r)
 static bool shrink(struct monitor_reclaim *r)
 {
 	struct p2m *p = r->vm->p2m;
-	uint64_t quota = p2m_quota(r->vm->p2m);
+	uint64_t quota = p2m_quota(p);
 	uint64_t slack = SLACK * PAGE_SIZE, have = p2m_resident(p), goal;
 
 	if (slack > quota / 64)
@@ -219,7 +219,7 @@ static uint64_t waited_for(const struct monitor_reclaim *r)
 }
 
 /* Owner thread, within a touch. */
-static void came(void *ctx)
+static void page_came(void *ctx)
 {
 	struct monitor_reclaim *r = ctx;
 
@@ -330,7 +330,7 @@ void monitor_reclaim_init(struct monitor_reclaim *r, struct vm *vm,
 		r->rnd = now_ns();
 	p2m_set_lost(vm->p2m, on_lost, r);
 	p2m_set_pressure(vm->p2m, pressure, r);
-	p2m_set_came(vm->p2m, came, r);
+	p2m_set_came(vm->p2m, page_came, r);
 	p2m_set_written(vm->p2m, written, r);
 	if (over(r)) /* the kernel and the initrd alone */
 		pressure(r);

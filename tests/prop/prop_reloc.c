@@ -265,6 +265,7 @@ static void check(struct vm_config cfg)
 	assert_true(n_copied > n_made / 2);
 	assert_true(bt->stats.moves > n_made / 16);
 	assert_true(n_turned > 0);
+	assert_true(bt->stats.straight > 0);
 	bt_teardown(&f);
 }
 

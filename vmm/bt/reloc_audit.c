@@ -7,8 +7,8 @@
  *
  * Left out are the jumps that chaining patches or makes NOPs of (tc_audit.c
  * follows them), guesses (tests/unit/test_bt_list.c proves that they may be any
- * number), and units that would be translated in another way now: those that a change of pairing or
- * of a careful site is about to drop.
+ * number), and units that would be translated in another way now: those that a
+ * change of pairing or of a careful site is about to drop.
  */
 #include <errno.h>
 #include <stdlib.h>
