@@ -299,6 +299,8 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 	case ZYDIS_MNEMONIC_LEA:
 		return in->i.address_width == 64 ? K_PLAIN : K_CALLOUT;
 	case ZYDIS_MNEMONIC_PAUSE:
+		/* Else it is no PAUSE to the CPU (interp_sys.c). */
+		return in->i.raw.rex.B ? K_CALLOUT : K_PLAIN;
 	case ZYDIS_MNEMONIC_LFENCE:
 	case ZYDIS_MNEMONIC_MFENCE:
 	case ZYDIS_MNEMONIC_SFENCE:

@@ -4,6 +4,7 @@
  * are fetched, the privilege level and mode are checked, and results stored.
  */
 #include <cpuid.h>
+#include <string.h>
 #include <x86intrin.h>
 
 #include "vmm/cpu/interp_priv.h"
@@ -486,6 +487,28 @@ static enum cpu_status h_clflush(struct vcpu *v, const struct insn *in)
 /* MONITOR, VMCALL, XBEGIN and the like have no entry: #UD. */
 #define BR INSN_BRANCH
 #define VO INSN_VOLATILE
+/* F3 90, which Zydis calls so whatever REX says. With REX.B it is XCHG rAX, r8, and
+ * F3 is for nothing: Zen 4 does that, as do QEMU and Xen in their decoders. */
+static enum cpu_status h_pause(struct vcpu *v, const struct insn *in)
+{
+	uint64_t a = v->gpr[R_RAX], b = v->gpr[R_R8], mask = 0xffffffff;
+	uint8_t rex = in->bytes_[in->len - 2];
+
+	if (in->mode != X86_MODE_LONG64 || (rex & 0xf1) != 0x41)
+		return CPU_OK;
+	if (rex & 8) {
+		v->gpr[R_RAX] = b;
+		v->gpr[R_R8] = a;
+		return CPU_OK;
+	}
+	if (memchr(in->bytes_, 0x66, in->len - 2u))
+		mask = 0xffff;
+	/* A result of 32 bits clears the upper half. */
+	v->gpr[R_RAX] = (mask == 0xffff ? a & ~mask : 0) | (b & mask);
+	v->gpr[R_R8] = (mask == 0xffff ? b & ~mask : 0) | (a & mask);
+	return CPU_OK;
+}
+
 /* clang-format off */
 const struct op_desc interp_ops_sys[] = {
 	OPS1(CPUID, 0, h_cpuid), OPS1(RDTSC, VO, h_rdtsc),
@@ -515,7 +538,7 @@ const struct op_desc interp_ops_sys[] = {
 	OPS1(INVD, 0, h_wbinvd), OPS1(WBINVD, 0, h_wbinvd),
 	OPS1(CLFLUSH, 0, h_clflush), OPS1(CLFLUSHOPT, 0, h_clflush),
 	OPS1(CLWB, 0, h_clflush),
-	OPS1(NOP, 0, interp_nop), OPS1(PAUSE, 0, interp_nop),
+	OPS1(NOP, 0, interp_nop), OPS1(PAUSE, 0, h_pause),
 	OPS1(LFENCE, 0, interp_nop), OPS1(MFENCE, 0, interp_nop),
 	OPS1(SFENCE, 0, interp_nop), OPS1(PREFETCH, 0, interp_nop),
 	OPS1(PREFETCHNTA, 0, interp_nop), OPS1(PREFETCHT0, 0, interp_nop),

@@ -455,6 +455,7 @@ static void prefetch(void)
 		{ { 0x0f, 0x0d, 0x08 }, 3 },		/* w [rax] */
 		{ { 0x41, 0x0f, 0x18, 0x0a }, 4 },	/* t0 [r10] */
 		{ { 0x43, 0x0f, 0x18, 0x0c, 0xbb }, 5 }, /* [r11 + r15 * 4] */
+		{ { 0x43, 0x0f, 0x18, 0x0c, 0x83 }, 5 }, /* [r11 + r8 * 4] */
 		{ { 0x0f, 0x18, 0x8c, 0xd8, 0, 0, 0, 0x7f }, 8 },
 		{ { 0x0f, 0x18, 0x4c, 0x04, 8 }, 5 },	/* [rsp + rax + 8] */
 		{ { 0x0f, 0x18, 0x44, 0x24, 8 }, 5 },	/* [rsp + 8] */
@@ -483,6 +484,46 @@ static void prefetch(void)
 					where[k], r.vec);
 			same_regs(&a, &r, 1);
 		}
+}
+
+/* 90 with REX.B is XCHG rAX, r8, F3 or not. */
+static void pause_or_xchg(void)
+{
+	static const struct {
+		u8 b[4], len, size;
+	} t[] = {
+		{ { 0x49, 0x90 }, 2, 8 },	{ { 0x41, 0x90 }, 2, 4 },
+		{ { 0x66, 0x41, 0x90 }, 3, 2 }, { { 0xf2, 0x41, 0x90 }, 3, 4 },
+		{ { 0xf3, 0x41, 0x90 }, 3, 4 }, { { 0xf3, 0x49, 0x90 }, 3, 8 },
+		{ { 0xf3, 0x90 }, 2, 0 },	{ { 0xf3, 0x48, 0x90 }, 3, 0 },
+	};
+
+	part("pause");
+	for (unsigned i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		u64 mask = t[i].size == 2 ? 0xffff : ~0ull >> 32;
+		u8 *p = buf;
+		struct regs r, a;
+
+		ebytes(&p, t[i].b, t[i].len);
+		/* A unit that goes on, to memory: mov rcx, [rsp - 8] */
+		ebytes(&p, (u8[]){ 0x48, 0x8b, 0x4c, 0x24, 0xf8 }, 5);
+		e_done(&p);
+		regs_kernel(&r, buf);
+		r.rax = 0x1122334455667788;
+		r.r8 = 0x99aabbccddeeff00;
+		a = r;
+		run_ok(&r);
+		if (t[i].size == 8) {
+			CHECK_EQ(r.rax, a.r8);
+			CHECK_EQ(r.r8, a.rax);
+		} else if (t[i].size) {
+			u64 keep = t[i].size == 2 ? ~mask : 0;
+
+			CHECK_EQ(r.rax, (a.rax & keep) | (a.r8 & mask));
+			CHECK_EQ(r.r8, (a.r8 & keep) | (a.rax & mask));
+		}
+		same_regs(&a, &r, 1 << 1 | (t[i].size ? 1 | 1 << 8 : 0));
+	}
 }
 
 /* ---- odd encodings ---- */
@@ -587,6 +628,7 @@ int main(void)
 	fetches();
 	far_apart();
 	prefetch();
+	pause_or_xchg();
 	odd();
 	return 0;
 }
