@@ -355,7 +355,8 @@ struct bt {
 	struct itlb_entry itlb[ITLB_SIZE];
 	uint64_t kern_epoch, epoch_next;
 	/* Blooms, by half: pages (and large pages) that the ITLB, of any
-	 * space, or the IBTC may have. What clears them empties the ITLB. */
+	 * space, or the IBTC may have; but small ones of user code are not in
+	 * here (exec_maybe). What clears them empties the ITLB. */
 	uint8_t exec_seen[2][8192], exec_large[2][8192];
 	unsigned n_exec_seen[2];
 	bool exec_huge[2];
@@ -632,6 +633,8 @@ static inline uint64_t *ret_entry(struct bt *bt, unsigned mode, uint64_t rip)
 {
 	return &bt->v->bt_ret[!!(mode & MODE_USER)][rip & 255];
 }
+/* Is the page in the set of any context? */
+bool ibtc_uses(struct bt *bt, uint64_t vpage);
 /* Forget the view's entries and its chains across pages. */
 void ibtc_flush(struct bt *bt, unsigned view);
 /* Those of all contexts. */

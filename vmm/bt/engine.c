@@ -16,10 +16,11 @@
  * ends are mapped. (2) RSP plus a constant: RSP
  * is derived through the table, and moves without a touch only within one
  * unit (translate.c); an access that a mask may suppress is no touch. (3) FS/GS base plus a constant: derived the same way.
- * (4) rT plus constants chosen by the translator. Code: a jump goes to a
- * chained unit (or is a NOP, with that unit behind it: ccf.c), or through the IBTC, whose index is masked by its width and
- * whose entries are units or the miss exit, or by a return through bt_ret, whose
- * entries are code of units that compares where it should lead, or the miss exit
+ * (4) rT plus constants chosen by the translator. Code: a jump goes to a chained
+ * unit (or is a NOP, with that unit behind it: ccf.c), or through the IBTC, whose
+ * index is masked by its width and whose entries are units or the miss exit, or by
+ * a return through bt_ret, whose entries are code of units that compares where it
+ * should lead, or the miss exit
  * (ibtc.c). RSP comes back from r10 where a paired call arrives, and only the exit
  * of such a call, which has put it there, leads there (lead_exit in ccf.c). No
  * instruction is emitted that is not on the list of tu.c. Windows map only what
@@ -57,10 +58,19 @@ static const struct stat_desc bt_stat_desc[] = {
 /* Of 65536: how many INVLPGs of data flush the IBTC for nothing. */
 #define EXEC_SEEN_MAX 1024
 
+/*
+ * May anything here rely on where vpage's code is? Of small pages of user code the
+ * books are exact: a program with much code has much data, too, and in a filter the
+ * two meet (one run of gcc in five had its chains undone 250 times, 6000 at a time,
+ * by flushes of data).
+ */
 static bool exec_maybe(struct bt *bt, uint64_t vpage)
 {
 	unsigned half = vpage >> 51 & 1, h = vpage & 0xffff;
 
+	if (!half && (bt->itlb[vpage % ITLB_SIZE].vpage == vpage ||
+		      ibtc_uses(bt, vpage)))
+		return true;
 	if (bt->exec_huge[half] || (bt->exec_seen[half][h >> 3] >> (h & 7) & 1))
 		return true;
 	h = vpage >> 9 & 0xffff;
@@ -119,6 +129,10 @@ static void bt_tlb_flush(struct vcpu *v, enum tlb_flush kind, uint16_t pcid,
 			if (gva >> 63 || bt->kern_loose)
 				exec_forget_kernel(bt);
 			shadow_new_epoch(bt->sh);
+		} else if (!(gva >> 63)) {
+			/* The one thing that nobody has books of: pads of a
+			 * page that ran, but is in no set. */
+			ret_clear(bt, true);
 		}
 		return;
 	}

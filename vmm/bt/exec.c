@@ -43,6 +43,7 @@ bool exec_page(struct bt *bt, uint64_t rip, uint32_t *ppn)
 	e->epoch = exec_epoch(bt, rip);
 	e->user = bt->mode & MODE_USER;
 	e->ppn = *ppn;
-	exec_note(bt, rip >> 12, w.page_shift);
+	if (!(bt->mode & MODE_USER) || rip >> 63 || w.page_shift > PAGE_SHIFT)
+		exec_note(bt, rip >> 12, w.page_shift);
 	return true;
 }

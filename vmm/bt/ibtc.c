@@ -303,6 +303,14 @@ static uint16_t *set_slot(struct exec_set *s, uint64_t vpage)
 	return &s->hash[h];
 }
 
+bool ibtc_uses(struct bt *bt, uint64_t vpage)
+{
+	for (unsigned k = 0; k < NR_CTX; k++)
+		if (bt->set[k].n && *set_slot(&bt->set[k], vpage))
+			return true;
+	return false;
+}
+
 /* User view v is about to depend on this page. */
 static void set_add(struct bt *bt, unsigned v, uint64_t vpage, uint32_t ppn)
 {
