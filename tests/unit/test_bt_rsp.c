@@ -109,9 +109,9 @@ static void test_touch(void **state)
 
 		if (t[i].avx512 && !xstate()->avx512)
 			continue;
-		poke(f, at, "\x48\x83\xec\x40", 4); /* sub rsp, 64 */
-		poke(f, at + 4, t[i].code, t[i].len);
-		poke(f, at + 4 + t[i].len, "\xf4", 1);
+		poke(f, at, "\x48\x8d\x64\x24\xc0", 5); /* lea rsp, [rsp-64] */
+		poke(f, at + 5, t[i].code, t[i].len);
+		poke(f, at + 5 + t[i].len, "\xf4", 1);
 		run(at);
 		if (touches(at) != t[i].touches)
 			fail_msg("%s: %u touches, not %u", t[i].what,
@@ -119,10 +119,179 @@ static void test_touch(void **state)
 	}
 }
 
+/* ---- flags of additions to RSP ---- */
+
+struct outcome {
+	unsigned vector;
+	uint64_t rip, rflags, rsp, rax, cr2;
+};
+
+static void put_code(struct side *s, uint64_t at, const uint8_t *code,
+		     unsigned n)
+{
+	poke(s->f, at, code, n);
+	poke(s->f, at + n, "\xf4", 1);
+}
+
+static struct outcome run_side(struct side *s, uint64_t at, uint64_t rsp)
+{
+	struct vcpu *v = s->f->v;
+	struct outcome o = {0};
+	uint64_t frame;
+
+	go_user(s->f);
+	v->rip = at;
+	v->gpr[R_RSP] = rsp;
+	v->gpr[R_RAX] = 1;
+	v->cr2 = 0;
+	v->rflags = FL_R1 | FL_IF | FL_PF;
+	run_to_halt(s->e, v);
+	o.vector = (v->rip - HANDLER) / 16;
+	frame = v->gpr[R_RSP] + (o.vector >= 10 && o.vector <= 14 ? 8 : 0);
+	o.rip = peek64(s->f, frame);
+	o.rflags = peek64(s->f, frame + 16);
+	o.rsp = peek64(s->f, frame + 24);
+	o.rax = v->gpr[R_RAX];
+	o.cr2 = v->cr2;
+	return o;
+}
+
+static bool same(const struct outcome *a, const struct outcome *b)
+{
+	return a->vector == b->vector && a->rip == b->rip &&
+	       a->rflags == b->rflags && a->rsp == b->rsp && a->rax == b->rax &&
+	       a->cr2 == b->cr2;
+}
+
+/*
+ * add and sub of RSP with what may follow, from RSPs of which some are mapped after
+ * it, some are not, and some are no user's: all that the exception at the end shows
+ * is what the interpreter says. Page 0 is the user's, and full of addresses of HLTs,
+ * as is the stack.
+ */
+static void test_flags(void **state)
+{
+	static const struct {
+		uint8_t b[7], n;
+		int by;
+	} op[] = {
+		{{0x48, 0x83, 0xec, 8}, 4, -8},
+		{{0x48, 0x83, 0xc4, 8}, 4, 8},
+		{{0x48, 0x83, 0xec, 0x78}, 4, -0x78},
+		{{0x48, 0x83, 0xc4, 0x78}, 4, 0x78},
+		{{0x48, 0x83, 0xec, 0x80}, 4, 0x80},
+		{{0x48, 0x83, 0xc4, 0x80}, 4, -0x80},
+		{{0x48, 0x81, 0xec, 0x10, 1}, 7, -0x110},
+		{{0x48, 0x81, 0xc4, 0x10, 1}, 7, 0x110},
+		{{0x48, 0x81, 0xec, 0, 0, 1}, 7, -0x10000},
+		{{0x48, 0x83, 0xc4, 1}, 4, 1},
+	};
+	static const struct {
+		uint8_t b[5], n;
+	} next[] = {
+		{{0x50}, 1},		       /* push rax */
+		{{0x41, 0x50}, 2},	       /* push r8 */
+		{{0x6a, 1}, 2},		       /* push 1 */
+		{{0x54}, 1},		       /* push rsp */
+		{{0x58}, 1},		       /* pop rax */
+		{{0x41, 0x58}, 2},	       /* pop r8 */
+		{{0x5c}, 1},		       /* pop rsp */
+		{{0xc3}, 1},		       /* ret */
+		{{0xe8, 0, 0, 0, 0}, 5},       /* call the HLT */
+		{{0x90}, 1},		       /* nop */
+		{{0x0f, 0x98, 0xc0}, 3},       /* sets al */
+		{{0x48, 0x83, 0xd0, 0}, 4},    /* adc rax, 0 */
+		{{0x8b, 0x44, 0x24, 8}, 4},    /* mov eax, [rsp + 8] */
+		{{0x8b, 0x44, 0x24, 0xf8}, 4}, /* mov eax, [rsp - 8] */
+		{{0xff, 0x34, 0x24}, 3},       /* push [rsp] */
+	};
+	static const uint64_t rsp[] = {
+		USER_STACK,
+		0x400000,
+		0x400008,
+		0x400078,
+		0x800000,
+		0x7ffff8,
+		0x7fff88,
+		0,
+		8,
+		16,
+		0x78,
+		0x80,
+		0x88,
+		0x110,
+		0x118,
+		0x10000,
+		-8ull,
+		-16ull,
+		-0x78ull,
+		-0x80ull,
+		-0x110ull,
+		1ull << 47,
+		(1ull << 47) - 8,
+		(1ull << 47) - 0x78,
+		-1ull << 47,
+		1ull << 46,
+		0x7fffffffffull,
+		0x8000000008,
+		0x8000000000,
+		-0x10000ull,
+	};
+	struct side s[2];
+	uint64_t at = CODE;
+
+	for (unsigned k = 0; k < 2; k++) {
+		struct vm_config cfg = {0};
+
+		side_make(&s[k], k ? &engine_interp : &engine_bt, &cfg);
+		halt_on_exceptions(s[k].f);
+		map_page(s[k].f, 0, 0x700000, PTE_P | PTE_W | PTE_U);
+		for (uint64_t a = 0; a < PAGE_SIZE; a += 8) {
+			poke64(s[k].f, 0x700000 + a, CODE + 0x1000 - 1);
+			poke64(s[k].f, USER_STACK + a, CODE + 0x1000 - 1);
+			poke64(s[k].f, USER_STACK - PAGE_SIZE + a,
+			       CODE + 0x1000 - 1);
+		}
+		poke(s[k].f, CODE + 0x1000 - 1, "\xf4", 1);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(op); i++)
+		for (unsigned n = 0; n < ARRAY_SIZE(next); n++) {
+			uint8_t code[16];
+
+			memcpy(code, op[i].b, op[i].n);
+			memcpy(code + op[i].n, next[n].b, next[n].n);
+			for (unsigned k = 0; k < 2; k++)
+				put_code(&s[k], at, code, op[i].n + next[n].n);
+			for (unsigned r = 0; r < ARRAY_SIZE(rsp); r++) {
+				struct outcome a = run_side(&s[0], at, rsp[r]);
+				struct outcome b = run_side(&s[1], at, rsp[r]);
+
+				/* translate_rsp.c says so. */
+				if (!(rsp[r] + op[i].by))
+					a.rflags |= b.rflags & FL_ZF;
+				if (!same(&a, &b))
+					fail_msg("op %u next %u rsp %lx: %u at "
+						 "%lx fl %lx rsp %lx rax %lx "
+						 "cr2 %lx, not %u %lx %lx %lx "
+						 "%lx %lx",
+						 i, n, rsp[r], a.vector, a.rip,
+						 a.rflags, a.rsp, a.rax, a.cr2,
+						 b.vector, b.rip, b.rflags,
+						 b.rsp, b.rax, b.cr2);
+			}
+			at += 32;
+			if (at % PAGE_SIZE == PAGE_SIZE - 32)
+				at += 32;
+		}
+	side_drop(&s[0]);
+	side_drop(&s[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_touch, setup, teardown),
+		cmocka_unit_test(test_flags),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

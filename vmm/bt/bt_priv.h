@@ -75,6 +75,10 @@ enum recov_kind {
 	RK_RSI_RDI,    /* both */
 	RK_RSP,	       /* RSP is in TMP0 */
 	RK_TOUCH, /* as RK_NORMAL; an access that the guest does not make */
+	/* As these two; but an addition to RSP goes before, and the flags are that
+	 * of its host form (translate_rsp.c). */
+	RK_MOVED,
+	RK_MOVED_TOUCH,
 };
 struct recov {
 	uint16_t host;	     /* from here on, relative to the CCF's start */

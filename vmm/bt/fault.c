@@ -112,6 +112,36 @@ enum recov_kind bt_recover(struct bt *bt, uint32_t host)
 	return r->kind;
 }
 
+/*
+ * An addition to RSP was done on its host form, and what followed has found that
+ * nothing is mapped there: the flags of the guest's value. The addition is the last
+ * thing before what is marked so, as gen_rsp_direct emits it. Its flags are written
+ * over g's.
+ */
+static void fix_flags(struct bt *bt, greg_t *g, uint32_t host)
+{
+	const struct ccf *c = &bt->ccf[bt->recovered];
+	const struct recov *r = tc_recov(bt, bt->recovered, host);
+	uint64_t now = bt->v->gpr[R_RSP], was, imm, out;
+	const uint8_t *p;
+
+	while (r->kind == RK_MOVED || r->kind == RK_MOVED_TOUCH)
+		r--;
+	p = bt->rw + c->host + r->host;
+	imm = (int64_t)(int8_t)p[3];
+	if (p[1] == 0x81)
+		imm = p[3] | p[4] << 8 | p[5] << 16 |
+		      (int64_t)(int8_t)p[6] << 24;
+	was = p[2] == 0xc4 ? now - imm : now + imm;
+	out = p[2] == 0xc4 ? (was & imm) | ((was | imm) & ~now)
+			   : (~was & imm) | ((~was | imm) & now);
+	g[REG_EFL] &= ~(greg_t)FL_ARITH;
+	g[REG_EFL] |= (out >> 63 ? FL_CF : 0) | (out >> 3 & 1 ? FL_AF : 0) |
+		      ((out >> 63 ^ out >> 62) & 1 ? FL_OF : 0) |
+		      (now ? 0 : FL_ZF) | (now >> 63 ? FL_SF : 0) |
+		      (__builtin_parity(now & 0xff) ? 0 : FL_PF);
+}
+
 static enum recov_kind recover_from(struct bt *bt, greg_t *g, uint32_t host)
 {
 	struct vcpu *v = bt->v;
@@ -126,6 +156,8 @@ static enum recov_kind recover_from(struct bt *bt, greg_t *g, uint32_t host)
 			v->gpr[i] = g[from[i]];
 	v->gpr[R_RSP] = g[REG_RSP] + v->bt_hot[HOT_RSP_NOTD] + 1;
 	kind = bt_recover(bt, host);
+	if (kind == RK_MOVED || kind == RK_MOVED_TOUCH)
+		fix_flags(bt, g, host);
 	v->bt_hot[HOT_TMP0] = g[REG_EFL];
 	return kind;
 }
@@ -205,7 +237,8 @@ int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 		}
 	}
 	rk = recover_from(bt, g, host);
-	if (bt->last_fill == SHADOW_PF && rk != RK_TOUCH && !bt->lockstep) {
+	if (bt->last_fill == SHADOW_PF && rk != RK_TOUCH &&
+	    rk != RK_MOVED_TOUCH && !bt->lockstep) {
 		int how = bt_pf_deliver(bt);
 
 		reason_add(&bt->reasons.fault[FAULT_true], start);

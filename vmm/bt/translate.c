@@ -14,8 +14,8 @@
  *
  *	shrx r10, base, rT ; mov r10, [rT + r10*8 + 89] ; op [base + r10 + disp]
  *
- * and a following access off a base that is known to be near reuses r10; an
- * index that is known to be small does not count (translate_facts.c). With
+ * and a following access off a base that is known to be near reuses r10, or r11
+ * where that holds another's; an index that is known to be small does not count (translate_facts.c). With
  * any other index, the whole address is computed first. Where a load waits for
  * the one before (lists), the slot is guessed and compared (translate_mem.c).
  * [rsp + disp] and gs:[disp32], fs:[disp32] are IDENT.
@@ -49,12 +49,18 @@ static bool gen_insn(struct tr *t, unsigned k)
 {
 	const struct tu_insn *in = &t->tu->insn[k];
 
+	t->was = t->near[NEAR_S0];
+	t->near[NEAR_S0] = (struct near){0, 0};
+	t->free_s0 = false;
+	t->moved = t->moves;
+	t->moves = false;
 	recov_mark(t, in->rip - t->tu->rip, RK_NORMAL);
 	switch (in->kind) {
 	case K_PLAIN:
 		gen_touch(t, in);
 		return gen_plain(t, in, k);
 	case K_NOP:
+		s0_kept(t);
 		return true;
 	case K_PUSH:
 		gen_push(t, in);
@@ -146,7 +152,7 @@ static void begin_moves(struct tr *t)
 void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
 		    uint8_t *code)
 {
-	struct tr t = {.bt = bt, .tu = tu, .c = c};
+	struct tr t = {.bt = bt, .tu = tu, .c = c, .slot = -1};
 	bool go = true, poll;
 
 	c->rip = tu->rip;

@@ -92,10 +92,10 @@ void gen_addr_delta(struct tr *t, uint64_t a)
 	if (moves(t, a, TABLE_LOW)) {
 		emit_load(&t->e, S1, RT, table_disp(TABLE_LOW));
 		field(t, t->e.p - 4, R_TABLE, a - t->c->rip);
+		delta_lost(t);
 	} else {
-		emit_load(&t->e, S1, RT, table_disp(a));
+		gen_slot_delta(t, a);
 	}
-	delta_lost(t);
 }
 
 void gen_addr_check(struct tr *t, uint64_t a, const uint8_t *miss)

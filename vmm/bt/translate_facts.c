@@ -4,8 +4,10 @@
  * several accesses.
  *
  * near: registers whose value is close to the address whose slot's delta is
- * in r10: that address itself, copies of it, and what small constants were
- * added to. small: registers that are no larger than 2^32 either way (results
+ * in r10 or, while nothing else needs that, in r11: that address itself, copies of
+ * it, and what small constants were added to. (Two of them, for code that goes
+ * from one object to another and back.) slot: the slot of constant addresses whose
+ * delta is in r10. small: registers that are no larger than 2^32 either way (results
  * of 32-bit operations, sign extensions), as indexes into arrays are.
  *
  * A window has 512 GiB of nothing on each side, and
@@ -25,13 +27,19 @@
 
 void delta_lost(struct tr *t)
 {
-	t->near = 0;
-	t->drift = 0;
+	t->near[NEAR_S1] = (struct near){0, 0};
+	t->slot = -1;
+}
+
+void s0_kept(struct tr *t)
+{
+	t->near[NEAR_S0] = t->was;
 }
 
 void delta_wrote(struct tr *t, uint32_t regs)
 {
-	t->near &= ~regs;
+	t->near[NEAR_S1].regs &= ~regs;
+	t->near[NEAR_S0].regs &= ~regs;
 	t->small &= ~regs;
 }
 
@@ -149,13 +157,32 @@ static bool small64(const struct tr *t, const struct tu_insn *in)
 	}
 }
 
+/* Register `to` has been set to what is in `from`, but for step_of; and of those
+ * that were near before, what is in `lost` has been written. */
+static void near_after(struct near *n, const struct tu_insn *in, uint32_t lost,
+		       int to, int from)
+{
+	bool is = to >= 0 && (n->regs >> from & 1);
+
+	n->regs &= ~lost;
+	if (!is)
+		return;
+	if (in->i.mnemonic != ZYDIS_MNEMONIC_MOV) {
+		if (!step_of(in) || n->drift > DRIFT_MAX)
+			return;
+		n->drift += step_of(in);
+	}
+	n->regs |= 1u << to;
+}
+
 static void plain_facts(struct tr *t, const struct tu_insn *in)
 {
-	uint32_t near = t->near, small = t->small;
+	uint32_t lost = 0, small = t->small;
+	int to = -1, from = -1;
 
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
 		const ZydisDecodedOperand *o = &in->op[k];
-		int g, from;
+		int g;
 
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
 		    !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
@@ -163,7 +190,7 @@ static void plain_facts(struct tr *t, const struct tu_insn *in)
 		g = reg_id(o->reg.value);
 		if (g < 0)
 			continue;
-		near &= ~(1u << g);
+		lost |= 1u << g;
 		if (o->size < 32)
 			continue; /* what is small stays small */
 		small &= ~(1u << g);
@@ -177,16 +204,11 @@ static void plain_facts(struct tr *t, const struct tu_insn *in)
 		if (small64(t, in))
 			small |= 1u << g;
 		from = copy_of(in);
-		if (from < 0 || !(t->near >> from & 1))
-			continue;
-		if (in->i.mnemonic != ZYDIS_MNEMONIC_MOV) {
-			if (!step_of(in) || t->drift > DRIFT_MAX)
-				continue;
-			t->drift += step_of(in);
-		}
-		near |= 1u << g;
+		if (from >= 0)
+			to = g;
 	}
-	t->near = near;
+	for (unsigned i = 0; i < 2; i++)
+		near_after(&t->near[i], in, lost, to, from);
 	t->small = small;
 }
 
@@ -211,5 +233,6 @@ void facts_after(struct tr *t, const struct tu_insn *in)
 	default:
 		t->small = 0;
 		delta_lost(t);
+		t->near[NEAR_S0] = (struct near){0, 0};
 	}
 }

@@ -238,6 +238,7 @@ bool gen_flow(struct tr *t, unsigned k)
 		return gen_callout(t, in);
 	switch (in->kind) {
 	case K_JCC:
+		s0_kept(t);
 		/* A loop goes on in the unit, and out of it when it ends. */
 		if (k + 1 < t->tu->n && in->op[0].imm.value.s < 0) {
 			p = emit_jcc(&t->e, (in->i.opcode & 15) ^ 1);

@@ -44,7 +44,7 @@ void recov_mark(struct tr *t, unsigned guest, enum recov_kind kind)
 
 	r->host = t->e.p - t->e.start;
 	r->guest = guest;
-	r->kind = kind;
+	r->kind = kind == RK_NORMAL && t->moved ? RK_MOVED : kind;
 }
 
 /* Host register `dst` := guest register g (any). */
@@ -113,6 +113,27 @@ void gen_delta(struct tr *t, unsigned a)
 	emit_load_x(&t->e, S1, RT, S1, 3, BT_D_TABLE);
 }
 
+/* The delta of the slot of a, which is a constant, into r10. */
+void gen_slot_delta(struct tr *t, uint64_t a)
+{
+	int slot = a >> 39 & 511;
+
+	if (t->slot == slot)
+		return;
+	emit_load(&t->e, S1, RT, table_disp(a));
+	delta_lost(t);
+	t->slot = slot;
+}
+
+/* r10 has the delta of this register, and nothing else has been done with it. */
+static void near_is(struct tr *t, unsigned which, int base)
+{
+	if (which == NEAR_S1)
+		t->slot = -1;
+	t->near[which] = (struct near){1u << base, 0};
+	t->used = which;
+}
+
 /* The delta of base into r10, unless it is there; answers the host register
  * that has base's guest value. */
 static int gen_near(struct tr *t, int base)
@@ -123,12 +144,40 @@ static int gen_near(struct tr *t, int base)
 		load_guest(t, S0, base);
 		h = S0;
 	}
-	if (!(t->near >> base & 1)) {
+	if (!(t->near[NEAR_S1].regs >> base & 1)) {
 		gen_delta(t, h);
-		t->near = 1u << base;
-		t->drift = 0;
+		near_is(t, NEAR_S1, base);
 	}
 	return h;
+}
+
+/*
+ * The delta of base, which is in its register, into r10 or r11, and of what either
+ * holds already the one: answers which. Of both, what was used last stays.
+ */
+static int gen_near_either(struct tr *t, int base)
+{
+	unsigned to = t->used == NEAR_S1 ? NEAR_S0 : NEAR_S1;
+
+	if (!t->free_s0) {
+		gen_near(t, base);
+		return S1;
+	}
+	s0_kept(t);
+	for (unsigned i = 0; i < 2; i++)
+		if (t->near[i].regs >> base & 1) {
+			t->used = i;
+			return i == NEAR_S1 ? S1 : S0;
+		}
+	if (!t->near[NEAR_S1].regs && t->slot < 0)
+		to = NEAR_S1;
+	else if (!t->near[NEAR_S0].regs)
+		to = NEAR_S0;
+	emit_shrx(&t->e, to == NEAR_S1 ? S1 : S0, base, RT);
+	emit_load_x(&t->e, to == NEAR_S1 ? S1 : S0, RT, to == NEAR_S1 ? S1 : S0,
+		    3, BT_D_TABLE);
+	near_is(t, to, base);
+	return to == NEAR_S1 ? S1 : S0;
 }
 
 /*
@@ -176,20 +225,20 @@ static void gen_delta_guessed(struct tr *t, int base)
 	emit_not(&t->e, S1);
 	emit_load_x(&t->e, S1, RT, S1, 3, BT_D_TABLE);
 	emit_patch(done, t->e.p);
-	t->near = 1u << base;
-	t->drift = 0;
+	near_is(t, NEAR_S1, base);
 }
 
 /* [x * 2^ss + disp], x small, around the address disp. */
 static void gen_mem_table(struct tr *t, int x, unsigned ss, int64_t disp,
 			  struct mref *m)
 {
-	delta_lost(t);
 	if (is_special(x)) {
 		load_guest(t, S0, x);
 		x = S0;
+	} else if (t->free_s0) {
+		s0_kept(t);
 	}
-	emit_load(&t->e, S1, RT, table_disp(disp));
+	gen_slot_delta(t, disp);
 	*m = (struct mref){S1, x, ss, disp, 0};
 }
 
@@ -218,6 +267,8 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 	if (index < 0) {
 		if (base == R_RSP) {
 			*m = (struct mref){R_RSP, -1, 0, disp, 0};
+			if (t->free_s0)
+				s0_kept(t);
 			return true;
 		}
 		if (far && (t->small >> base & 1)) {
@@ -226,9 +277,16 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 		}
 		if (far)
 			return false;
-		if (!(t->near >> base & 1) && follows_list(t, in, base))
+		if (is_special(base)) {
+			*m = (struct mref){gen_near(t, base), S1, 0, disp, 0};
+			return true;
+		}
+		if (!(t->near[NEAR_S1].regs >> base & 1) &&
+		    follows_list(t, in, base)) {
 			gen_delta_guessed(t, base);
-		*m = (struct mref){gen_near(t, base), S1, 0, disp, 0};
+			t->free_s0 = false;
+		}
+		*m = (struct mref){base, gen_near_either(t, base), 0, disp, 0};
 		return true;
 	}
 	if (far)
@@ -255,14 +313,16 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 	return true;
 }
 
-/* Make a memory operand addressable. Uses r10, and r11 unless the answer's
- * base is another register. */
+/* Make a memory operand addressable. Uses r10, and r11 unless the answer has other
+ * registers; r11, too, as an index, if free_s0 (translate_facts.c). */
 void gen_mem(struct tr *t, const struct tu_insn *in,
 	     const ZydisDecodedOperand *o, struct mref *m)
 {
 	bool seg = o->mem.segment == ZYDIS_REGISTER_FS ||
 		   o->mem.segment == ZYDIS_REGISTER_GS;
 	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	int32_t add = 0;
+	int base = S0;
 
 	*m = (struct mref){-1, -1, 0, 0, 0};
 	if (o->mem.base == ZYDIS_REGISTER_RIP) {
@@ -281,6 +341,8 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 			if (fits32(a)) {
 				m->base = S1;
 				m->disp = a;
+				if (t->free_s0)
+					s0_kept(t);
 				return;
 			}
 			gen_addr(t, S0, a);
@@ -295,15 +357,22 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 			m->seg = o->mem.segment == ZYDIS_REGISTER_FS ? 0x64
 								     : 0x65;
 			m->disp = disp;
+			if (t->free_s0)
+				s0_kept(t);
 			return;
 		}
-		emit_load(&t->e, S1, RT, table_disp(disp));
-		delta_lost(t);
+		gen_slot_delta(t, disp);
+		if (t->free_s0)
+			s0_kept(t);
 		m->base = S1;
 		m->disp = disp;
 		return;
 	} else if (!seg && gen_mem_near(t, in, o, m)) {
 		return;
+	} else if (seg && o->mem.index == ZYDIS_REGISTER_NONE &&
+		   !is_special(ZydisRegisterGetId(o->mem.base))) {
+		base = ZydisRegisterGetId(o->mem.base);
+		add = disp;
 	} else {
 		gen_ea(t, o);
 	}
@@ -313,7 +382,7 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 
 		emit_load(&t->e, S1, RT,
 			  BT_D_VCPU(offsetof(struct vcpu, seg[s].base)));
-		emit_lea_x(&t->e, S0, S0, S1, 0, 0);
+		emit_lea_x(&t->e, S0, base, S1, 0, add);
 	}
 	gen_delta(t, S0);
 	m->base = S0;

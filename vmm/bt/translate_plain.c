@@ -320,6 +320,7 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 		    (x < 0 || !is_special(x))) {
 			ebytes(&t->e, in->bytes, in->i.length);
 			t->bt->stats.ident++;
+			s0_kept(t);
 			return true;
 		}
 		if (in->op[0].size == 16)
@@ -337,10 +338,14 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 	if (!mem && !n_sp) {
 		ebytes(&t->e, in->bytes, in->i.length);
 		t->bt->stats.ident++;
+		s0_kept(t);
 		return true;
 	}
-	if (!mem && n_sp == 1 && gen_direct(t, in, sp[0].g))
+	if (!mem && n_sp == 1 && gen_direct(t, in, sp[0].g)) {
+		s0_kept(t);
 		return true;
+	}
+	t->free_s0 = !n_sp && !high;
 	if (mem) {
 		bool pure;
 

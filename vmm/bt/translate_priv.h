@@ -19,15 +19,26 @@
 /* struct vcpu's executed[] */
 enum { EXEC_UNITS, EXEC_INSNS, EXEC_IBTC };
 
+/* A work register has the delta of a slot: that of these guest registers. */
+struct near {
+	uint32_t regs;	/* in or close to it */
+	uint32_t drift; /* that these have seen */
+};
+enum { NEAR_S1, NEAR_S0 };
+
 struct tr {
 	struct bt *bt;
 	const struct tu *tu;
 	struct emit e;
 	struct ccf *c;
-	/* Guest registers, by bit (translate_facts.c). */
-	uint32_t near;	/* in or close to the slot whose delta is in r10 */
-	uint32_t small; /* no larger than 2^32 either way */
-	uint32_t drift; /* that near has seen */
+	/* What r10 and r11 hold, and guest registers, by bit (translate_facts.c). */
+	struct near near[2]; /* NEAR_S1, NEAR_S0 */
+	struct near was;     /* NEAR_S0, before this instruction */
+	bool free_s0;	     /* it needs no S0 but for addresses */
+	unsigned used;	     /* which of the two was used last */
+	int slot;	     /* r10 has the delta of that slot, or -1 */
+	uint32_t small;	     /* no larger than 2^32 either way */
+	bool moved, moves;   /* this instruction is RK_MOVED; the next one is */
 	unsigned n_stub;
 	struct {
 		uint8_t *patch; /* rel32 that leads here */
@@ -73,6 +84,7 @@ void recov_mark(struct tr *t, unsigned guest, enum recov_kind kind);
 void load_guest(struct tr *t, unsigned dst, int g);
 void gen_ea(struct tr *t, const ZydisDecodedOperand *o);
 void gen_delta(struct tr *t, unsigned a);
+void gen_slot_delta(struct tr *t, uint64_t a);
 void gen_mem(struct tr *t, const struct tu_insn *in,
 	     const ZydisDecodedOperand *o, struct mref *m);
 bool mref_uses(const struct mref *m, int r);
@@ -102,7 +114,9 @@ uint32_t here(const struct tr *t);
 void gen_addr_check(struct tr *t, uint64_t a, const uint8_t *miss);
 
 /* translate_facts.c */
-void delta_lost(struct tr *t);		       /* r10 has another value now */
+void delta_lost(struct tr *t); /* r10 has another value now */
+/* This instruction leaves r11 alone. (Else it is taken for lost.) */
+void s0_kept(struct tr *t);
 void delta_wrote(struct tr *t, uint32_t regs); /* nothing is known of them */
 void facts_after(struct tr *t, const struct tu_insn *in);
 

@@ -116,6 +116,53 @@ void commit_rsp(struct tr *t, const struct tu_insn *in, unsigned v)
 	recov_mark(t, goff, RK_NORMAL);
 }
 
+/* Is the first thing that instruction k does an access just where RSP is, or just
+ * below? */
+static bool begins_at_rsp(const struct tr *t, unsigned k)
+{
+	const struct tu_insn *in = &t->tu->insn[k];
+
+	if (k >= t->tu->n)
+		return false;
+	switch (in->kind) {
+	case K_PUSH:
+	case K_POP:
+		return in->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
+	case K_CALL:
+	case K_RET:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * add rsp, imm or sub rsp, imm, of CPL 3, where somebody may want the flags: of the
+ * host's RSP, and the next thing is an access there. If that is mapped, then what is
+ * now in RSP is an address of the lower half in both forms, and so is what was before
+ * (it is not a negative one, for its slot has no window in CPL 3's view): they differ
+ * by a multiple of 512 GiB, and no flag tells them apart. (But for ZF, if RSP is 0 now
+ * and page 0 mapped: it says 0.) If it is not, the flags are made anew of the
+ * guest's value (RK_MOVED, fault.c).
+ */
+static void gen_rsp_direct(struct tr *t, const struct tu_insn *in, unsigned k,
+			   int32_t imm)
+{
+	e8(&t->e, 0x48);
+	e8(&t->e, fits8(imm) ? 0x83 : 0x81);
+	e8(&t->e, in->i.mnemonic == ZYDIS_MNEMONIC_ADD ? 0xc4 : 0xec);
+	if (fits8(imm))
+		e8(&t->e, imm);
+	else
+		e32(&t->e, imm);
+	if (begins_at_rsp(t, k + 1)) {
+		t->moves = true;
+		return;
+	}
+	recov_mark(t, in->rip + in->i.length - t->tu->rip, RK_MOVED_TOUCH);
+	emit_load(&t->e, S0, R_RSP, 0);
+}
+
 /* RSP-changing arithmetic that compilers write: add/sub rsp, imm and
  * lea rsp, [rsp + disp]. False: not one of these. */
 bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k)
@@ -149,13 +196,20 @@ bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k)
 		settle_rsp(t, k);
 		return true;
 	}
+	if ((t->c->mode & MODE_USER) && !t->tu->straddle) {
+		gen_rsp_direct(t, in, k, imm);
+		return true;
+	}
 	/* The flags are those of the guest's value. */
 	load_guest(t, S0, R_RSP);
 	e8(&t->e, rex(1, 0, -1, S0));
-	e8(&t->e, 0x81);
+	e8(&t->e, fits8(imm) ? 0x83 : 0x81);
 	e8(&t->e, 0xc0 | (in->i.mnemonic == ZYDIS_MNEMONIC_ADD ? 0 : 5) << 3 |
 			  (S0 & 7));
-	e32(&t->e, imm);
+	if (fits8(imm))
+		e8(&t->e, imm);
+	else
+		e32(&t->e, imm);
 	emit_lea(&t->e, R_RSP, R_RSP,
 		 in->i.mnemonic == ZYDIS_MNEMONIC_ADD ? imm : -imm);
 	settle_rsp(t, k);
@@ -184,10 +238,12 @@ void gen_push(struct tr *t, const struct tu_insn *in)
 	     !is_special(ZydisRegisterGetId(o->reg.value)))) {
 		ebytes(&t->e, in->bytes, in->i.length);
 		t->bt->stats.ident++;
+		s0_kept(t);
 		return;
 	}
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 	    o->reg.value != ZYDIS_REGISTER_RSP) {
+		s0_kept(t);
 		emit_push_m(&t->e, RT,
 			    BT_D_GPR(ZydisRegisterGetId(o->reg.value)));
 		return;
@@ -209,9 +265,11 @@ bool gen_pop(struct tr *t, const struct tu_insn *in)
 			set_rsp(t, S0);
 		} else if (is_special(g)) {
 			emit_pop_m(&t->e, RT, BT_D_GPR(g));
+			s0_kept(t);
 		} else {
 			ebytes(&t->e, in->bytes, in->i.length);
 			t->bt->stats.ident++;
+			s0_kept(t);
 		}
 		return true;
 	}

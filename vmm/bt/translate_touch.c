@@ -68,6 +68,7 @@ void gen_touch(struct tr *t, const struct tu_insn *in)
 	o = touched(in);
 	if (!o)
 		return;
+	t->was = (struct near){0, 0};
 	at = here(t);
 	write = !!(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 	gen_ea(t, o);
