@@ -6,7 +6,7 @@
  * keeps what is safe and deterministic. So every encoding of every instruction
  * that the filter knows turns up sooner or later.
  *
- * Memory forms: [r8+disp], [r8+r14*scale+disp], [abs32], [rip+disp]; in 32-bit
+ * Memory forms: [r15+disp], [r15+r14*scale+disp], [abs32], [rip+disp]; in 32-bit
  * code [ebp+disp], [ebp+ebx*scale+disp], [abs32].
  */
 #include "tests/diff/gen.h"
@@ -118,13 +118,13 @@ static void add_modrm(struct cand *c, struct rng *r, enum form f,
 	case FORM_REG:
 		add(c, 0xc0 | reg | below(r, 8));
 		break;
-	case FORM_BASE: /* [r8 + disp32] */
-		add(c, 0x80 | reg);
+	case FORM_BASE: /* [r15 + disp32] */
+		add(c, 0x87 | reg);
 		add32(c, displacement(r));
 		break;
-	case FORM_BASE_INDEX: /* [r8 + r14*s + disp32] */
+	case FORM_BASE_INDEX: /* [r15 + r14*s + disp32] */
 		add(c, 0x84 | reg);
-		add(c, below(r, 4) << 6 | 6 << 3);
+		add(c, below(r, 4) << 6 | 6 << 3 | 7);
 		add32(c, displacement(r));
 		break;
 	case FORM_ABS:
@@ -209,11 +209,11 @@ static void add_modrm_disp8(struct cand *c, struct rng *r, enum form f,
 {
 	unsigned reg = below(r, 8) << 3;
 
-	if (f == FORM_BASE) { /* [r8 + disp8 * n], [ebp + ..] */
-		add(c, 0x40 | reg | (code32 ? 5 : 0));
-	} else { /* [r8 + r14*s + disp8 * n], [ebp + ebx*s + ..] */
+	if (f == FORM_BASE) { /* [r15 + disp8 * n], [ebp + ..] */
+		add(c, 0x40 | reg | (code32 ? 5 : 7));
+	} else { /* [r15 + r14*s + disp8 * n], [ebp + ebx*s + ..] */
 		add(c, 0x44 | reg);
-		add(c, below(r, 4) << 6 | (code32 ? 3 << 3 | 5 : 6 << 3));
+		add(c, below(r, 4) << 6 | (code32 ? 3 << 3 | 5 : 6 << 3 | 7));
 	}
 	add(c, rnd(r));
 }
@@ -282,7 +282,7 @@ static void candidate_32(struct cand *c, struct rng *r, enum form f,
 /* Registers that the code must keep. */
 static bool reserved(unsigned n, bool code32)
 {
-	return n == 4 || (code32 ? n == 3 || n == 5 : n == 14 || n == 8);
+	return n == 4 || (code32 ? n == 3 || n == 5 : n == 14 || n == 15);
 }
 
 static bool is_gpr(ZydisRegister reg, unsigned *n)
@@ -442,9 +442,6 @@ static bool acceptable(const struct cand *c, unsigned kinds, unsigned *len)
 	    i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
 	    i.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
 		return false;
-	/* XCHG rAX, r8 to the CPU (h_pause): and r8 is to be kept. */
-	if (i.mnemonic == ZYDIS_MNEMONIC_PAUSE && i.raw.rex.B)
-		return false;
 	for (unsigned k = 0; k < i.operand_count; k++)
 		if (!operand_ok(&i, &ops[k], ops))
 			return false;
@@ -503,9 +500,9 @@ static void string_setup(struct cand *c, struct rng *r, bool code32)
 		add32(c, below(r, 4) ? below(r, 20) : below(r, 600));
 		return;
 	}
-	/* lea rsi/rdi, [r8 + disp32]; mov ecx, imm32 */
-	add(c, 0x49), add(c, 0x8d), add(c, 0xb0), add32(c, displacement(r));
-	add(c, 0x49), add(c, 0x8d), add(c, 0xb8), add32(c, displacement(r));
+	/* lea rsi/rdi, [r15 + disp32]; mov ecx, imm32 */
+	add(c, 0x49), add(c, 0x8d), add(c, 0xb7), add32(c, displacement(r));
+	add(c, 0x49), add(c, 0x8d), add(c, 0xbf), add32(c, displacement(r));
 	add(c, 0xb9), add32(c, below(r, 4) ? below(r, 20) : below(r, 600));
 }
 
@@ -544,10 +541,9 @@ static void append(struct gen_code *c, const uint8_t *b, unsigned len)
 	c->len += len;
 }
 
-/* What misses the arena is dropped: [rip+x] counts from the end of the instruction,
- * whose length was a guess when x was chosen; and what was meant for ModRM may have
- * become an opcode, and the displacement another. */
-static bool in_arena(const struct cand *c, unsigned len, uint64_t at, bool code32)
+/* [rip+x] counts from the end of the instruction, whose length was a guess
+ * when x was chosen: what misses the arena is dropped. */
+static bool rip_ok(const struct cand *c, unsigned len, uint64_t at, bool code32)
 {
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction i;
@@ -561,14 +557,11 @@ static bool in_arena(const struct cand *c, unsigned len, uint64_t at, bool code3
 		if (ops[k].type != ZYDIS_OPERAND_TYPE_MEMORY ||
 		    ops[k].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
 			continue;
-		if (ops[k].mem.base == ZYDIS_REGISTER_R8 ||
-		    ops[k].mem.base == ZYDIS_REGISTER_R8D ||
-		    (code32 && ops[k].mem.base == ZYDIS_REGISTER_EBP)) {
-			if (ops[k].mem.disp.value > (int64_t)GEN_ARENA_SIZE / 4 ||
-			    ops[k].mem.disp.value < -(int64_t)GEN_ARENA_SIZE / 4)
-				return false;
+		if (code32 && ops[k].mem.base == ZYDIS_REGISTER_EBP)
 			continue;
-		}
+		if (ops[k].mem.base == ZYDIS_REGISTER_R15 ||
+		    ops[k].mem.base == ZYDIS_REGISTER_R15D)
+			continue;
 		if (ops[k].mem.index != ZYDIS_REGISTER_NONE)
 			return false;
 		if (!ZYAN_SUCCESS(
@@ -624,7 +617,7 @@ static void gather_group(struct gen_code *c, struct rng *r)
 	add(&k, w | (~m & 15) << 3 | below(r, 2) << 2 | 1);
 	add(&k, op);
 	add(&k, 0x84 | d << 3);
-	add(&k, below(r, 4) << 6 | i << 3 | (c->code32 ? 5 : 0));
+	add(&k, below(r, 4) << 6 | i << 3 | (c->code32 ? 5 : 7));
 	append_disp(c, &k, displacement(r));
 }
 
@@ -648,7 +641,7 @@ static void scatter_group(struct gen_code *c, struct rng *r)
 	add(&k, below(r, 3) << 5 | (~i >> 4 & 1) << 3 | (1 + below(r, 7)));
 	add(&k, op);
 	add(&k, 0x84 | (d & 7) << 3);
-	add(&k, below(r, 4) << 6 | (i & 7) << 3 | (c->code32 ? 5 : 0));
+	add(&k, below(r, 4) << 6 | (i & 7) << 3 | (c->code32 ? 5 : 7));
 	append_disp(c, &k, displacement(r));
 }
 
@@ -659,7 +652,7 @@ static void maskmov_group(struct gen_code *c, struct rng *r)
 	if (c->code32)
 		add(&k, 0x8d), add(&k, 0xbd);
 	else
-		add(&k, 0x49), add(&k, 0x8d), add(&k, 0xb8);
+		add(&k, 0x49), add(&k, 0x8d), add(&k, 0xbf);
 	append_disp(c, &k, displacement(r));
 	switch (below(r, 3)) {
 	case 0:
@@ -682,11 +675,11 @@ static void mxcsr_group(struct gen_code *c, struct rng *r)
 
 	if (!c->code32)
 		add(&k, 0x41);
-	add(&k, 0xc7), add(&k, c->code32 ? 0x85 : 0x80), add32(&k, d);
+	add(&k, 0xc7), add(&k, c->code32 ? 0x85 : 0x87), add32(&k, d);
 	append_disp(c, &k, m);
 	if (!c->code32)
 		add(&k, 0x41);
-	add(&k, 0x0f), add(&k, 0xae), add(&k, c->code32 ? 0x95 : 0x90);
+	add(&k, 0x0f), add(&k, 0xae), add(&k, c->code32 ? 0x95 : 0x97);
 	append_disp(c, &k, d);
 }
 
@@ -789,7 +782,7 @@ static bool random_group(struct gen_code *c, struct rng *r, unsigned kinds,
 	make_candidate(&k, r, kinds, at);
 	if (no_dots && is_dot_product(&k, kinds))
 		return false;
-	if (!acceptable(&k, kinds, &len) || !in_arena(&k, len, at, c->code32))
+	if (!acceptable(&k, kinds, &len) || !rip_ok(&k, len, at, c->code32))
 		return false;
 	append(c, k.b, len);
 	/* AAA, AAS: flags that nobody knows; TEST AL, AL hides them */
@@ -914,7 +907,7 @@ void gen_state(uint64_t seed, unsigned kinds, struct gen_state *s)
 		s->gpr[3] = below(&r, 256) & (below(&r, 8) ? ~31u : ~0u);
 	} else {
 		s->gpr[14] = below(&r, 256) & (below(&r, 8) ? ~31u : ~0u);
-		s->gpr[8] = MIDDLE;
+		s->gpr[15] = MIDDLE;
 	}
 	s->rip = GEN_CODE;
 	s->rflags = 0x202 | (rnd(&r) & 0x8d5);

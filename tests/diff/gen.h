@@ -9,9 +9,9 @@
  * The code lies at GEN_CODE and touches no memory but the arena; control transfers
  * go forward only (GEN_FLOW); it ends with HLT (#GP at CPL 3). It may raise #DE, #MF,
  * #GP (misaligned SSE operand) before that: state and rip at the exception are
- * to be compared then. R8 (arena's middle), R14 (0..255) and RSP (in the arena)
+ * to be compared then. R15 (arena's middle), R14 (0..255) and RSP (in the arena)
  * are kept by the code; all other registers are free. In 32-bit code EBP and EBX
- * take the places of R8 and R14.
+ * take the places of R15 and R14.
  */
 #include <stddef.h>
 #include <stdint.h>

@@ -72,7 +72,7 @@ static void work(void)
 	case 1:
 		return PUT(0x49, 0x13, 0xc3); /* adc rax, r11 */
 	case 2:
-		return PUT(0x4d, 0x01, 0xd0); /* add r8, r10 */
+		return PUT(0x4d, 0x01, 0xd7); /* add r15, r10 */
 	case 3:
 		return PUT(0x48, 0xd1, 0xd2); /* rcl rdx, 1 */
 	case 4:

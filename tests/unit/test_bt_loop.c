@@ -26,8 +26,8 @@ LOOP(far_loads, "mov %rax,%rdx\n add $1,%rdi\n shl $13,%rdx\n xor %rdx,%rax\n"
 /* CF goes round; DEC leaves it alone. */
 LOOP(carried, "adc (%rsi),%rax\n lea 8(%rsi),%rsi\n dec %rcx\n jnz carried");
 /* The registers that the host's code uses. */
-LOOP(special, "add (%rsi),%r11\n lea 8(%rsi,%r10),%rsi\n xor %r11,%r8\n"
-	      "mov %r8,-8(%rsi)\n dec %rcx\n jnz special");
+LOOP(special, "add (%rsi),%r11\n lea 8(%rsi,%r10),%rsi\n xor %r11,%r15\n"
+	      "mov %r15,-8(%rsi)\n dec %rcx\n jnz special");
 /* A way out in the middle. */
 LOOP(search, "cmp (%rsi),%al\n je 1f\n inc %rsi\n dec %rcx\n jnz search\n"
 	     "hlt\n 1: mov $77,%ebx");

@@ -190,11 +190,11 @@ static void test_flags(void **state)
 		uint8_t b[5], n;
 	} next[] = {
 		{{0x50}, 1},		       /* push rax */
-		{{0x41, 0x50}, 2},	       /* push r8 */
+		{{0x41, 0x57}, 2},	       /* push r15 */
 		{{0x6a, 1}, 2},		       /* push 1 */
 		{{0x54}, 1},		       /* push rsp */
 		{{0x58}, 1},		       /* pop rax */
-		{{0x41, 0x58}, 2},	       /* pop r8 */
+		{{0x41, 0x5f}, 2},	       /* pop r15 */
 		{{0x5c}, 1},		       /* pop rsp */
 		{{0xc3}, 1},		       /* ret */
 		{{0xe8, 0, 0, 0, 0}, 5},       /* call the HLT */

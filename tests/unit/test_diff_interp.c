@@ -250,7 +250,7 @@ static void test_avx512_32(void **state)
 	diff(*state, GEN_AVX512 | GEN_AVX | GEN_SSE | GEN_CODE32, 40, 1);
 }
 
-/* Instruction k of c, if it has a memory operand [r8 + disp], alone, such that
+/* Instruction k of c, if it has a memory operand [r15 + disp], alone, such that
  * the operand begins at `at`. */
 static bool alone(const struct gen_code *c, unsigned k, uint64_t at,
 		  struct gen_code *out)
@@ -271,7 +271,7 @@ static bool alone(const struct gen_code *c, unsigned k, uint64_t at,
 		if (ops[j].type != ZYDIS_OPERAND_TYPE_MEMORY)
 			continue;
 		if (m->type != ZYDIS_MEMOP_TYPE_MEM ||
-		    m->base != ZYDIS_REGISTER_R8 ||
+		    m->base != ZYDIS_REGISTER_R15 ||
 		    m->index != ZYDIS_REGISTER_NONE)
 			return false;
 		memcpy(out->bytes, c->bytes + c->off[k], len);
@@ -279,7 +279,7 @@ static bool alone(const struct gen_code *c, unsigned k, uint64_t at,
 		out->n = 2;
 		out->off[1] = len;
 		out->len = out->off[2] = len + 1;
-		in.gpr[8] = at - m->disp.value;
+		in.gpr[15] = at - m->disp.value;
 		return true;
 	}
 	return false;
@@ -315,7 +315,7 @@ static void test_masked_faults(void **state)
 			gen_print(&one, 0, text, sizeof(text));
 			print_error("seed %lu insn %u, %ld from the end: %s\n"
 				    "    %s\n",
-				    s, k, (long)(end - in.gpr[8]), text, what);
+				    s, k, (long)(end - in.gpr[15]), text, what);
 		}
 	}
 	print_message("%lu instructions, %lu page faults\n", n, faults);

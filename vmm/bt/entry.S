@@ -5,7 +5,7 @@
  * bt_enter(v): loads the guest's registers and jumps to HOT_PC. It returns
  * when translated code leaves by one of the exits below, with the kind. In
  * between, FS, GS, the vector state, MXCSR and the x87 control word are the
- * guest's, RSP is the guest's stack, and r8 is rT.
+ * guest's, RSP is the guest's stack, and r15 is rT.
  *
  * The exits for chaining and for IBTC misses first try bt_fast_dispatch on the
  * monitor's stack, with vector state and FS left as they are.
@@ -21,12 +21,8 @@
 
 #define HOT(i) (BT_VCPU_SIZE - BT_GAP - 512 + 8 * (i))
 #define GPR(n) (BT_VCPU_SIZE - BT_GAP - 128 + 8 * (n))
-#define RT	%r8
-#if BT_RT != 8
-#error "RT is BT_RT"
-#endif
-#define RTH(i) BT_D_HOT(i)(RT)
-#define RTG(n) BT_D_GPR(n)(RT)
+#define RTH(i) BT_D_HOT(i)(%r15)
+#define RTG(n) BT_D_GPR(n)(%r15)
 
 	.text
 	.globl bt_enter
@@ -42,7 +38,7 @@ bt_enter:
 	mov %rsp, HOT(HOT_HOST_RSP)(%rdi)
 	rdfsbase %rax
 	mov %rax, HOT(HOT_HOST_FS)(%rdi)
-	mov HOT(HOT_RT)(%rdi), RT
+	mov HOT(HOT_RT)(%rdi), %r15
 	mov HOT(HOT_FPU)(%rdi), %rcx
 	mov HOT(HOT_FPU_MASK)(%rdi), %eax
 	xor %edx, %edx
@@ -57,7 +53,6 @@ enter_with_fpu:
 	mov RTG(12), %r12
 	mov RTG(13), %r13
 	mov RTG(14), %r14
-	mov RTG(15), %r15
 resume:
 	push RTH(HOT_TMP0)
 	popfq
@@ -66,13 +61,14 @@ resume:
 	mov RTG(2), %rdx
 	mov RTG(6), %rsi
 	mov RTG(7), %rdi
+	mov RTG(8), %r8
 	mov RTG(9), %r9
 	mov RTH(HOT_RSP_HOST), %rsp
 	jmp *RTH(HOT_PC)
 
 	.globl bt_exit_ibtc
 bt_exit_ibtc:
-	mov BT_D_IND(RT), %r10d
+	mov BT_D_IND(%r15), %r10d
 	mov %r10, RTH(HOT_LAST_IND)
 	mov %r11, RTH(HOT_EXIT_INFO)
 	movq $BT_EXIT_IBTC, RTH(HOT_EXIT_KIND)
@@ -86,6 +82,7 @@ fast:
 	mov %rdx, RTG(2)
 	mov %rsi, RTG(6)
 	mov %rdi, RTG(7)
+	mov %r8, RTG(8)
 	mov %r9, RTG(9)
 	mov %rsp, RTH(HOT_RSP_HOST)
 	mov RTH(HOT_HOST_RSP), %rsp
@@ -94,9 +91,7 @@ fast:
 	mov %rax, RTH(HOT_TMP0)
 	cld
 	mov RTH(HOT_VCPU), %rdi
-	mov RT, (%rsp)
 	call bt_fast_dispatch
-	mov (%rsp), RT
 	mov %rax, RTH(HOT_PC)
 	test %rax, %rax
 	jnz resume
@@ -105,7 +100,6 @@ fast:
 	mov %r12, RTG(12)
 	mov %r13, RTG(13)
 	mov %r14, RTG(14)
-	mov %r15, RTG(15)
 	mov RTH(HOT_RSP_NOTD), %rax
 	mov RTH(HOT_RSP_HOST), %rcx
 	lea 1(%rax, %rcx), %rax
@@ -124,11 +118,11 @@ bt_exit_touch:
 	mov %rbp, RTG(5)
 	mov %rsi, RTG(6)
 	mov %rdi, RTG(7)
+	mov %r8, RTG(8)
 	mov %r9, RTG(9)
 	mov %r12, RTG(12)
 	mov %r13, RTG(13)
 	mov %r14, RTG(14)
-	mov %r15, RTG(15)
 	mov RTH(HOT_RSP_NOTD), %rax
 	lea 1(%rsp, %rax), %rax
 	mov %rax, RTG(4)
@@ -171,7 +165,7 @@ slow:
  */
 #define FL_HOST	 0xcd5
 #define FL_IF	 0x200
-#define V(o)	 ((o) - BT_VCPU_SIZE + BT_T_BIAS)(RT)
+#define V(o)	 ((o) - BT_VCPU_SIZE + BT_T_BIAS)(%r15)
 	.globl bt_do_syscall
 bt_do_syscall:
 	mov %r11, %rcx
@@ -209,9 +203,9 @@ bt_do_syscall:
 	mov RTH(HOT_RSP_NOTD), %r11
 	mov RTH(HOT_RSP_HOST), %r10
 	lea 1(%r10, %r11), %r11
-	mov RTH(HOT_RT_KERN), RT
-	shrx RT, %r11, %r10
-	mov BT_D_TABLE(RT, %r10, 8), %r10
+	mov RTH(HOT_RT_KERN), %r15
+	shrx %r15, %r11, %r10
+	mov BT_D_TABLE(%r15, %r10, 8), %r10
 	mov %r10, RTH(HOT_RSP_DELTA)
 	lea (%r10, %r11), %r11
 	not %r10
@@ -229,7 +223,7 @@ bt_do_syscall:
 2:	mov %r11, %rsp
 	mov RTH(HOT_LSTAR), %r11
 	movzwl %r11w, %r10d
-	jmp *BT_D_IBTC(RT, %r10, 8)
+	jmp *BT_D_IBTC(%r15, %r10, 8)
 
 /*
  * SYSRET to 64-bit user code at CPL 0. What is unusual (flags other than the
@@ -264,9 +258,9 @@ bt_do_sysret:
 	shr $47, %r10
 	jnz sysret_slow_pop
 	/* Committed. */
-	mov RTH(HOT_RT_USER), RT
-	shrx RT, %rcx, %r10
-	mov BT_D_TABLE(RT, %r10, 8), %r10
+	mov RTH(HOT_RT_USER), %r15
+	shrx %r15, %rcx, %r10
+	mov BT_D_TABLE(%r15, %r10, 8), %r10
 	mov %r10, RTH(HOT_RSP_DELTA)
 	add %r10, %rcx
 	mov %rcx, RTH(HOT_RSP_HOST)
@@ -294,7 +288,7 @@ bt_do_sysret:
 	movzwl %r11w, %r10d
 	popfq
 	mov RTH(HOT_RSP_HOST), %rsp
-	jmp *BT_D_IBTC(RT, %r10, 8)
+	jmp *BT_D_IBTC(%r15, %r10, 8)
 sysret_slow_pop:
 	pop %rcx
 sysret_slow:
@@ -304,7 +298,7 @@ sysret_slow:
 
 /*
  * rdi, rsi, rdx: as a SA_SIGINFO handler. bt_signal says how to go on; what it
- * cannot handle it does not return from. r8 is rT: the fault was in the TC.
+ * cannot handle it does not return from. r15 is rT: the fault was in the TC.
  */
 #define UC_R(n)	     (40 + 8 * (n))(%rbx) /* uc_mcontext, in its order */
 #define UC_RDI	     UC_R(8)
@@ -327,9 +321,7 @@ bt_signal_entry:
 	wrfsbase %rax
 	sub $8, %rsp
 	mov %rdx, %rbx
-	mov RT, %r12
 	call bt_signal
-	mov %r12, RT
 	mov %eax, %esi
 	mov UC_FPSTATE, %rcx
 	mov RTH(HOT_FPU_MASK), %eax
@@ -347,13 +339,13 @@ bt_signal_entry:
 	mov %rax, RTH(HOT_PC)
 	push UC_FLAGS
 	popfq
+	mov UC_R(0), %r8
 	mov UC_R(1), %r9
 	mov UC_R(2), %r10
 	mov UC_R(3), %r11
 	mov UC_R(4), %r12
 	mov UC_R(5), %r13
 	mov UC_R(6), %r14
-	mov UC_R(7), %r15
 	mov UC_RDI, %rdi
 	mov UC_RSI, %rsi
 	mov UC_RBP, %rbp
@@ -364,7 +356,7 @@ bt_signal_entry:
 	mov UC_RBX, %rbx
 	jmp *RTH(HOT_PC)
 	/* As bt_enter does, with vector state in place. */
-1:	mov HOT(HOT_RT)(%rdi), RT
+1:	mov HOT(HOT_RT)(%rdi), %r15
 	jmp enter_with_fpu
 	.size bt_signal_entry, . - bt_signal_entry
 

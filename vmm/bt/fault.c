@@ -151,8 +151,8 @@ static enum recov_kind recover_from(struct bt *bt, greg_t *g, uint32_t host)
 					 REG_R8,  REG_R9,  REG_R10, REG_R11,
 					 REG_R12, REG_R13, REG_R14, REG_R15};
 
-	for (int i = 0; i < 16; i++)
-		if (i != BT_RT && i != R_R10 && i != R_R11 && i != R_RSP)
+	for (int i = 0; i < 15; i++)
+		if (i != R_R10 && i != R_R11 && i != R_RSP)
 			v->gpr[i] = g[from[i]];
 	v->gpr[R_RSP] = g[REG_RSP] + v->bt_hot[HOT_RSP_NOTD] + 1;
 	kind = bt_recover(bt, host);
@@ -164,10 +164,10 @@ static enum recov_kind recover_from(struct bt *bt, greg_t *g, uint32_t host)
 
 static _Noreturn void die(int sig, siginfo_t *si, greg_t *g)
 {
-	log_error("bug: signal %d at pc %#llx, address %p, rsp %#llx, rT "
+	log_error("bug: signal %d at pc %#llx, address %p, rsp %#llx, r15 "
 		  "%#llx: not in translated code",
 		  sig, (long long)g[REG_RIP], si->si_addr,
-		  (long long)g[REG_RSP], (long long)g[REG_R8]);
+		  (long long)g[REG_RSP], (long long)g[REG_R15]);
 	signal(SIGABRT, SIG_DFL);
 	abort();
 }

@@ -14,29 +14,19 @@
  *	T		   delta table, entries 0..511   (lower half of 2^48)
  *	T + 256 MiB - 4 KiB	   the last 512 entries  (upper half)
  *
- * rT (host r8, BT_RT) holds T - 89. That is 39 mod 64, so rT is also the shift count
+ * rT (host r15) holds T - 89. (r8 and r9 are named less in large programs, but are
+ * what small hot loops use: with r8 random reads took 1.07 times as long, RSA 1.16,
+ * and gcc no less; with r9 python, which has its operand there, 1.15.) That is 39 mod 64, so rT is also the shift count
  * that turns an address into its table index, and [rT - 128] .. [rT + 127]
  * covers gpr[] and the last hot words with one-byte displacements.
  *
  * The CPU (Zen 4 at least) guesses that a load gets what was last stored to the
  * same base register with a displacement alike in its low bits, and pays dearly
- * when it does not. What is written all the time (r8, r10 and r11 of the guest,
+ * when it does not. What is written all the time (r10, r11 and r15 of the guest,
  * BT_D_IND, RSP's deltas) must not be alike mod 256 to a table entry that code
  * has as a constant: those of slots 0xff (libraries) and 0x1ff (the kernel's
- * text) would be r15's, which had rT's place once, but for BT_GAP between gpr[]
- * and T.
+ * text) would be r15's, but for BT_GAP between gpr[] and T.
  */
-/*
- * The register of rT. What translated code has no register for lives in memory, at
- * an instruction and four bytes a use, and a store and a load on the way of what is
- * carried from turn to turn: so r8, r10 and r11, which compilers seldom give to what
- * lives long. (Of the instructions of cc1, python and sqlite 4.3, 4.0 and 4.6% name
- * one of these, 5.2, 4.5 and 6.8% with r15 instead of r8. In python's interpreter r15
- * is where its next instruction is and r9 that one's operand: with r9, python took
- * 1.15 times as long as with r15.)
- */
-#define BT_RT		 8
-
 #define BT_T_BIAS	 89
 #define BT_GAP		 64
 #define BT_VCPU_SIZE	 8192

@@ -14,12 +14,8 @@
  */
 #include "vmm/bt/layout.h"
 
-#define RT	%r8
-#if BT_RT != 8
-#error "RT is BT_RT"
-#endif
-#define RTH(i)	BT_D_HOT(i)(RT)
-#define V(o)	((o) - BT_VCPU_SIZE + BT_T_BIAS)(RT)
+#define RTH(i)	BT_D_HOT(i)(%r15)
+#define V(o)	((o) - BT_VCPU_SIZE + BT_T_BIAS)(%r15)
 #define FL_HOST 0xcd5
 #define FL_IF	0x200
 #define FL_NT	0x4000
@@ -97,7 +93,7 @@ bt_do_iret:
 	shr $47, %rcx
 	jnz iret_slow
 	/* Committed. rdx flags, r11 rip, r10 rsp. */
-	mov RTH(HOT_RT_USER), RT
+	mov RTH(HOT_RT_USER), %r15
 	mov RTH(HOT_UCS), %rcx
 	mov %rcx, V(VCPU_CS)
 	mov RTH(HOT_UCS + 1), %rcx
@@ -110,8 +106,8 @@ bt_do_iret:
 	mov RTH(HOT_MODE_P), %rcx
 	orb $1, (%rcx)
 iret_done:
-	shrx RT, %r10, %rcx
-	mov BT_D_TABLE(RT, %rcx, 8), %rcx
+	shrx %r15, %r10, %rcx
+	mov BT_D_TABLE(%r15, %rcx, 8), %rcx
 	mov %rcx, RTH(HOT_RSP_DELTA)
 	add %rcx, %r10
 	mov %r10, RTH(HOT_RSP_HOST)
@@ -128,7 +124,7 @@ iret_done:
 	movzwl %r11w, %r10d
 	popfq
 	mov RTH(HOT_RSP_HOST), %rsp
-	jmp *BT_D_IBTC(RT, %r10, 8)
+	jmp *BT_D_IBTC(%r15, %r10, 8)
 
 	/* To CPL 0, in the kernel's half. Linux comes from an interrupt of user
 	 * code, and boots, with a null SS. */

@@ -62,15 +62,15 @@ static void put_stubs(struct bt *bt)
 {
 	struct emit e = {bt->rw, bt->rw, bt->rw + TC_START, false};
 
-	emit_jmp_m(&e, BT_RT, BT_D_HOT(HOT_J_IBTC));
+	emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_IBTC));
 	e.p = bt->rw + TC_CHAIN_STUB;
-	emit_store(&e, 11, BT_RT, BT_D_HOT(HOT_EXIT_INFO));
-	emit_jmp_m(&e, BT_RT, BT_D_HOT(HOT_J_CHAIN));
+	emit_store(&e, 11, 15, BT_D_HOT(HOT_EXIT_INFO));
+	emit_jmp_m(&e, 15, BT_D_HOT(HOT_J_CHAIN));
 	e.p = bt->rw + TC_RET_STUB;
 	emit_mov(&e, R_RSP, 10);
 	BUG_ON(e.p != bt->rw + TC_JMP_STUB);
 	emit_movzx16(&e, 10, 11);
-	emit_jmp_x(&e, BT_RT, 10, BT_D_IBTC);
+	emit_jmp_x(&e, 15, 10, BT_D_IBTC);
 }
 
 /* Region r has nothing in it. */

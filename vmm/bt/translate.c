@@ -3,7 +3,7 @@
  * One translation unit into one compiled code fragment.
  *
  * Registers. The guest's registers are in the host's, but for r10, r11 (work
- * registers S1, S0) and r8 (rT): these three are in vcpu->gpr[]. RSP is in
+ * registers S1, S0) and r15 (rT): these three are in vcpu->gpr[]. RSP is in
  * host form: guest value + HOT_RSP_DELTA, and HOT_RSP_NOTD is ~delta, so that
  * lea r,[nd + rsp + 1] takes it back without touching the flags. Arithmetic
  * flags and DF are in the host's RFLAGS; no helper sequence writes them.

@@ -227,7 +227,7 @@ static bool rm_may_be_memory(const struct tu_insn *in,
 }
 
 /*
- * One operand is a guest register that lives in memory (r8, r10, r11), and
+ * One operand is a guest register that lives in memory (r10, r11, r15), and
  * the instruction has a form with just that operand in memory: as it is when
  * the register is ModRM.rm; with the operands' direction turned round when it
  * is ModRM.reg of one of the eight arithmetic operations, MOV or TEST.

@@ -10,7 +10,7 @@
 #include "vmm/bt/bt_priv.h"
 #include "vmm/x86/emit.h"
 
-#define RT  BT_RT
+#define RT  15
 /* With a displacement as large as this, the base is likely to be the index
  * and the displacement the address. */
 #define FAR 0x100000

@@ -147,15 +147,15 @@ MEM(r10d8, "64(%r10)", "");
 MEM(r10d8n, "-8192(%r10)", "");
 MEM(r10odd, "-1(%r10)", "");
 MEM(r11, "128(%r11)", "");
-MEM(r8, "0x12340(%r8)", "");
+MEM(r15, "0x12340(%r15)", "");
 MEM(r13, "(%r13)", "");
 MEM(rbp, "(%rbp)", "");
 MEM(r12, "(%r12)", "");
-MEM(x, "64(%r10,%r11,2)", "mov %r15d, %r11d\n");
-MEM(y, "1(%r13,%r8,8)", "mov %r15d, %r8d\n");
+MEM(x, "64(%r10,%r11,2)", "mov %r8d, %r11d\n");
+MEM(y, "1(%r13,%r15,8)", "mov %r8d, %r15d\n");
 MEM(z, "-64(%rbx,%rcx)", "");
 MEM(sp, "640(%rsp)", "");
-MEM(spx, "640(%rsp,%r10)", "mov %r15d, %r10d\n");
+MEM(spx, "640(%rsp,%r10)", "mov %r8d, %r10d\n");
 MEM(neg, "-0x12340(%rax)", "");
 
 static void memory(void)
@@ -167,7 +167,7 @@ static void memory(void)
 	} t[] = {
 		{ "r10", ld_r10, 0 },	     { "r10d8", ld_r10d8, 64 },
 		{ "r10d8n", ld_r10d8n, -8192 }, { "r10odd", ld_r10odd, -1 },
-		{ "r11", ld_r11, 128 },	     { "r8", ld_r8, 0x12340 },
+		{ "r11", ld_r11, 128 },	     { "r15", ld_r15, 0x12340 },
 		{ "r13", ld_r13, 0 },	     { "rbp", ld_rbp, 0 },
 		{ "r12", ld_r12, 0 },	     { "x", ld_x, 64 + 2 * 48 },
 		{ "y", ld_y, 1 + 8 * 48 },   { "z", ld_z, -64 + 48 },
@@ -185,9 +185,9 @@ static void memory(void)
 		randomize(buf, sizeof(buf));
 		memcpy(was, q, 64);
 		regs_kernel(&r, t[k].code);
-		r.rax = r.rbx = r.rbp = r.r10 = r.r11 = r.r12 = r.r13 = r.r8 =
+		r.rax = r.rbx = r.rbp = r.r10 = r.r11 = r.r12 = r.r13 = r.r15 =
 			r.rsp = base;
-		r.rcx = r.r15 = 48;
+		r.rcx = r.r8 = 48;
 		run_ok(&r);
 		for (unsigned j = 0; j < 8; j++)
 			if (q[j] != 2 * was[j]) {
@@ -199,11 +199,11 @@ static void memory(void)
 }
 
 SNIP(g_all, "kmovq %r10, %k1\n kmovq %k1, %r11\n kmovd %r11d, %k2\n"
-	    "kmovw %k2, %r8d\n kmovb %r8d, %k3\n kmovq %k3, %rbx\n"
+	    "kmovw %k2, %r15d\n kmovb %r15d, %k3\n kmovq %k3, %rbx\n"
 	    "vmovq %r10, %xmm17\n vpbroadcastq %r10, %zmm18\n"
 	    "vpinsrq $1, %r11, %xmm17, %xmm19\n vpextrq $1, %xmm19, %r12\n"
-	    "vpextrd $0, %xmm18, %ebp\n vmovq %xmm18, %r8\n"
-	    "vcvtusi2sd %r15, %xmm20, %xmm20\n vcvttsd2usi %xmm20, %r11\n"
+	    "vpextrd $0, %xmm18, %ebp\n vmovq %xmm18, %r15\n"
+	    "vcvtusi2sd %r8, %xmm20, %xmm20\n vcvttsd2usi %xmm20, %r11\n"
 	    "vcvtsd2si {rd-sae}, %xmm20, %r10\n vpextrw $2, %xmm18, %esi\n");
 SNIP(g_sp, "mov %rsp, %rbx\n vpbroadcastq %rsp, %zmm16\n vmovq %xmm16, %rcx\n"
 	   "kmovq %rcx, %k1\n kmovq %k1, %rsp\n mov %rsp, %rdx\n");
@@ -217,12 +217,12 @@ static void general(void)
 		u64 x = rnd();
 
 		regs_kernel(&r, g_all);
-		r.r10 = x, r.r15 = 1000 + i;
+		r.r10 = x, r.r8 = 1000 + i;
 		run_ok(&r);
 		CHECK_EQ(r.rbx, (u8)x);
 		CHECK_EQ(r.r12, x);
 		CHECK_EQ(r.rbp, (u32)x);
-		CHECK_EQ(r.r8, x);
+		CHECK_EQ(r.r15, x);
 		CHECK_EQ(r.r11, 1000 + i);
 		CHECK_EQ(r.r10, 1000 + i);
 		CHECK_EQ(r.rsi, (u16)(x >> 32));
@@ -234,16 +234,16 @@ static void general(void)
 }
 
 /* ---- masks and memory ---- */
-SNIP(m_load, "kmovq %r15, %k1\n.globl m_load_at\n"
+SNIP(m_load, "kmovq %r8, %k1\n.globl m_load_at\n"
 	     "m_load_at: vmovdqu32 (%r10), %zmm1{%k1}{z}\n"
 	     "vmovdqu64 %zmm1, buf\n");
-SNIP(m_store, "kmovq %r15, %k1\n vmovdqu64 buf, %zmm1\n.globl m_store_at\n"
+SNIP(m_store, "kmovq %r8, %k1\n vmovdqu64 buf, %zmm1\n.globl m_store_at\n"
 	      "m_store_at: vmovdqu32 %zmm1, (%r10){%k1}\n");
-SNIP(m_bc, "kmovq %r15, %k1\n vpxor %xmm1, %xmm1, %xmm1\n.globl m_bc_at\n"
+SNIP(m_bc, "kmovq %r8, %k1\n vpxor %xmm1, %xmm1, %xmm1\n.globl m_bc_at\n"
 	   "m_bc_at: vpaddd (%r10){1to16}, %zmm1, %zmm1{%k1}\n");
-SNIP(m_comp, "kmovq %r15, %k1\n vmovdqu64 buf, %zmm1\n.globl m_comp_at\n"
+SNIP(m_comp, "kmovq %r8, %k1\n vmovdqu64 buf, %zmm1\n.globl m_comp_at\n"
 	     "m_comp_at: vpcompressd %zmm1, (%r10){%k1}\n");
-SNIP(m_exp, "kmovq %r15, %k1\n.globl m_exp_at\n"
+SNIP(m_exp, "kmovq %r8, %k1\n.globl m_exp_at\n"
 	    "m_exp_at: vpexpandd (%r10), %zmm1{%k1}{z}\n"
 	    "vmovdqu64 %zmm1, buf\n");
 extern char m_load_at[], m_store_at[], m_bc_at[], m_comp_at[], m_exp_at[];
@@ -277,7 +277,7 @@ static void masked(void)
 		randomize(page, PG);
 		memcpy(was, page + PG - 4 * n, 4 * n);
 		regs_kernel(&r, m_load);
-		r.r15 = m | (u64)rnd() << 16, r.r10 = a;
+		r.r8 = m | (u64)rnd() << 16, r.r10 = a;
 		run(&r);
 		CHECK_EQ(r.vec, over ? 14 : VEC_DONE);
 		if (over) {
@@ -290,7 +290,7 @@ static void masked(void)
 
 		randomize(buf, 64);
 		regs_kernel(&r, m_store);
-		r.r15 = m, r.r10 = a;
+		r.r8 = m, r.r10 = a;
 		run(&r);
 		CHECK_EQ(r.vec, over ? 14 : VEC_DONE);
 		for (unsigned k = 0; k < n; k++)
@@ -299,13 +299,13 @@ static void masked(void)
 
 		memcpy(page + PG - 4 * n, was, 4 * n);
 		regs_kernel(&r, m_bc);
-		r.r15 = m, r.r10 = va + PG;
+		r.r8 = m, r.r10 = va + PG;
 		run(&r);
 		CHECK_EQ(r.vec, m ? 14 : VEC_DONE);
 
 		/* packed: as many as there are bits */
 		regs_kernel(&r, m_comp);
-		r.r15 = m, r.r10 = a;
+		r.r8 = m, r.r10 = a;
 		run(&r);
 		CHECK_EQ(r.vec, pop > n ? 14 : VEC_DONE);
 		for (first = at = 0; first < 16 && pop <= n; first++)
@@ -316,7 +316,7 @@ static void masked(void)
 			CHECK_EQ(((u32 *)(page + PG - 4 * n))[at], was[at]);
 		memcpy(was, page + PG - 4 * n, 4 * n);
 		regs_kernel(&r, m_exp);
-		r.r15 = m, r.r10 = a;
+		r.r8 = m, r.r10 = a;
 		run(&r);
 		CHECK_EQ(r.vec, pop > n ? 14 : VEC_DONE);
 		for (first = at = 0; first < 16 && pop <= n; first++)
@@ -324,23 +324,23 @@ static void masked(void)
 	}
 	/* nothing is accessed: even where no address is */
 	regs_kernel(&r, m_store);
-	r.r15 = 0, r.r10 = 1ull << 50;
+	r.r8 = 0, r.r10 = 1ull << 50;
 	run_ok(&r);
-	r.r15 = 1, r.r10 = 1ull << 50;
+	r.r8 = 1, r.r10 = 1ull << 50;
 	regs_kernel(&r, m_store);
-	r.r15 = 1, r.r10 = 1ull << 50;
+	r.r8 = 1, r.r10 = 1ull << 50;
 	run(&r);
 	expect_fault(&r, 13, 0, m_store_at);
 	unmap_page(va);
 }
 
 /* ---- gathers and scatters ---- */
-SNIP(v_gather, "kmovq %r15, %k1\n vmovdqu64 buf, %zmm30\n"
+SNIP(v_gather, "kmovq %r8, %k1\n vmovdqu64 buf, %zmm30\n"
 	       "vpxor %xmm1, %xmm1, %xmm1\n vmovdqa64 %zmm1, %zmm31\n"
 	       ".globl v_gather_at\n"
 	       "v_gather_at: vpgatherdd (%r10,%zmm30,4), %zmm31{%k1}\n"
 	       "kmovq %k1, %r9\n vmovdqu64 %zmm31, buf+64\n");
-SNIP(v_scatter, "kmovq %r15, %k1\n vmovdqu64 buf, %zmm30\n"
+SNIP(v_scatter, "kmovq %r8, %k1\n vmovdqu64 buf, %zmm30\n"
 		"vmovdqu64 buf+64, %zmm31\n.globl v_scatter_at\n"
 		"v_scatter_at: vpscatterdd %zmm31, (%r10,%zmm30,4){%k1}\n"
 		"kmovq %k1, %r9\n");
@@ -367,7 +367,7 @@ static void gathers(void)
 		for (unsigned k = 0; k < 16; k++)
 			b[k] = k == bad ? 1024 : 64 * k + rnd() % 64;
 		regs_kernel(&r, v_gather);
-		r.r15 = m | 0xabcull << 16, r.r10 = va;
+		r.r8 = m | 0xabcull << 16, r.r10 = va;
 		run(&r);
 		if (bad < 16 && m >> bad & 1) {
 			CHECK_EQ(r.vec, 14);
@@ -386,7 +386,7 @@ static void gathers(void)
 		}
 		randomize(buf + 64, 64);
 		regs_kernel(&r, v_scatter);
-		r.r15 = m, r.r10 = va;
+		r.r8 = m, r.r10 = va;
 		run(&r);
 		if (bad < 16 && m >> bad & 1) {
 			CHECK_EQ(r.vec, 14);
@@ -407,9 +407,9 @@ static void gathers(void)
 }
 
 /* ---- save areas ---- */
-SNIP(x_save, "mov %r15d, %eax\n xor %edx, %edx\n xsave64 (%rdi)");
-SNIP(x_savec, "mov %r15d, %eax\n xor %edx, %edx\n xsavec64 (%rdi)");
-SNIP(x_rstor, "mov %r15d, %eax\n xor %edx, %edx\n xrstor64 (%rdi)");
+SNIP(x_save, "mov %r8d, %eax\n xor %edx, %edx\n xsave64 (%rdi)");
+SNIP(x_savec, "mov %r8d, %eax\n xor %edx, %edx\n xsavec64 (%rdi)");
+SNIP(x_rstor, "mov %r8d, %eax\n xor %edx, %edx\n xrstor64 (%rdi)");
 
 /* Is component n of the area what the registers in s are? at: its place. */
 static void check_component(const struct state *s, unsigned n, const u8 *at)
@@ -452,7 +452,7 @@ static void save_one(u32 mask, bool compact)
 	memset(img, 0, sizeof(img));
 	load(&in);
 	regs_kernel(&r, compact ? x_savec : x_save);
-	r.r15 = mask, r.rdi = (u64)img[0];
+	r.r8 = mask, r.rdi = (u64)img[0];
 	a = r;
 	run_ok(&r);
 	same_regs(&a, &r, 5);
@@ -466,7 +466,7 @@ static void save_one(u32 mask, bool compact)
 		CHECK_EQ(*(u64 *)(img[0] + cpuid(13, 0).b), 0);
 	load(&other);
 	regs_kernel(&r, x_rstor);
-	r.r15 = mask | 0xff000000, r.rdi = (u64)img[0];
+	r.r8 = mask | 0xff000000, r.rdi = (u64)img[0];
 	run_ok(&r);
 	store(&out);
 	want = other;
@@ -528,7 +528,7 @@ static void saves(void)
 	memset(img, 0, sizeof(img));
 	*(u32 *)(img[0] + 24) = 0x1f80;
 	regs_kernel(&r, x_rstor);
-	r.r15 = 0xe7, r.rdi = (u64)img[0];
+	r.r8 = 0xe7, r.rdi = (u64)img[0];
 	run_ok(&r);
 	store(&out);
 	for (unsigned i = 0; i < 8; i++)
@@ -539,12 +539,12 @@ static void saves(void)
 	set_xcr0(7);
 	*(u64 *)(img[0] + 512) = 0x20;
 	regs_kernel(&r, x_rstor);
-	r.r15 = 7, r.rdi = (u64)img[0];
+	r.r8 = 7, r.rdi = (u64)img[0];
 	run(&r);
 	expect_fault(&r, 13, 0, x_rstor + 5);
 	*(u64 *)(img[0] + 512) = 0, *(u64 *)(img[0] + 520) = 1ull << 63 | 0xe0;
 	regs_kernel(&r, x_rstor);
-	r.r15 = 7, r.rdi = (u64)img[0];
+	r.r8 = 7, r.rdi = (u64)img[0];
 	run(&r);
 	expect_fault(&r, 13, 0, x_rstor + 5);
 	set_xcr0(0xe7);

@@ -422,7 +422,7 @@ SNIP(seg_moffs, ".globl seg_moffs_at\nseg_moffs_at: movabs %fs:"
 		"0x7123456789abcdef, %al");
 SNIP(seg_wr, "wrgsbase %rax\n.globl seg_wr_at\nseg_wr_at: mov %gs:0x20, %rbx");
 SNIP(seg_wr2, "wrfsbase %rax\n.globl seg_wr2_at\nseg_wr2_at: mov %rax, "
-	      "%fs:-8(%r8)");
+	      "%fs:-8(%r15)");
 SNIP(seg_msr, "wrmsr\n.globl seg_msr_at\nseg_msr_at: incb %gs:0");
 SNIP(seg_swap, "swapgs\n.globl seg_swap_at\nseg_swap_at: pushq %gs:(%r10)\n"
 	       "swapgs");
@@ -470,8 +470,8 @@ static void segment_bases(void)
 				(u64)seg_wr_at);
 			regs_kernel(&r, seg_wr2);
 			r.rax = base;
-			r.r8 = rnd();
-			to = base + r.r8 - 8;
+			r.r15 = rnd();
+			to = base + r.r15 - 8;
 			if (!mapped(to) && !mapped(to + 7)) {
 				run(&r);
 				verdict("wrfsbase", &r, to, 8, true, false,

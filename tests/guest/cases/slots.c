@@ -48,11 +48,11 @@ SNIP(steps, "mov (%rbx),%rax\n"
 	    "mov 8(%rdi),%rdi\n"
 	    "sub $0x1000,%rbx\n"
 	    "mov %rcx,8(%rbx)\n"
-	    "mov 8(%rdx),%r15\n"
-	    "mov %rbx,%r8\n"
-	    "mov 16(%r8),%r10\n"
-	    "inc %r8\n"
-	    "mov 0xfff(%r8),%r11\n");
+	    "mov 8(%rdx),%r8\n"
+	    "mov %rbx,%r15\n"
+	    "mov 16(%r15),%r10\n"
+	    "inc %r15\n"
+	    "mov 0xfff(%r15),%r11\n");
 
 static void small_steps(void)
 {
@@ -68,14 +68,14 @@ static void small_steps(void)
 		CHECK_EQ(r.rcx, 0x2000);
 		CHECK_EQ(r.rsi, 0x1000);
 		CHECK_EQ(r.rdi, 0x2001);
-		CHECK_EQ(r.r15, 0x2000);
+		CHECK_EQ(r.r8, 0x2000);
 		CHECK_EQ(r.r10, 0x1002);
 		CHECK_EQ(r.r11, 0x2000);
 		CHECK_EQ(r.rbx, EDGE - PG);
 	}
 }
 
-SNIP(indexes, "mov (%rbx),%r15\n"
+SNIP(indexes, "mov (%rbx),%r8\n"
 	      "mov %eax,%eax\n"
 	      "mov (%rbx,%rax,8),%rcx\n"
 	      "movslq %edx,%rdx\n"
@@ -85,8 +85,8 @@ SNIP(indexes, "mov (%rbx),%r15\n"
 	      "mov 16(%r11,%rbx),%r10\n"
 	      "mov (%rdi),%r9\n"
 	      "mov %ebp,%ebp\n"
-	      "lea 8(%rbx),%r8\n"
-	      "mov -8(%r8,%rbp,8),%r8\n");
+	      "lea 8(%rbx),%r15\n"
+	      "mov -8(%r15,%rbp,8),%r15\n");
 
 static void small_indexes(void)
 {
@@ -104,18 +104,18 @@ static void small_indexes(void)
 		r.r11 = 0xffffffff00001000;
 		r.rbp = 0x7777777700000200;
 		run_ok(&r);
-		CHECK_EQ(r.r15, 0x1000);
+		CHECK_EQ(r.r8, 0x1000);
 		CHECK_EQ(r.rcx, 0x3000);
 		CHECK_EQ(r.rsi, 0x4000);
 		CHECK_EQ(r.r10, 0x2002 + 0x4000);
 		CHECK_EQ(r.r9, 0x2000);
-		CHECK_EQ(r.r8, 0x2000);
+		CHECK_EQ(r.r15, 0x2000);
 	}
 }
 
-SNIP(hole, "mov (%rbx),%r15\n"
+SNIP(hole, "mov (%rbx),%r8\n"
 	   "mov %eax,%eax\n"
-	   "cmp %rax,%r15\n"
+	   "cmp %rax,%r8\n"
 	   "hole_at: mov 8(%rbx,%rax,8),%rcx\n");
 extern char hole_at[];
 
@@ -131,7 +131,7 @@ static void into_a_hole(void)
 		old = r;
 		run(&r);
 		expect_pf(&r, 0, hole_at, EDGE - PG + 8 + i * 8);
-		old.r15 = 0x1000;
+		old.r8 = 0x1000;
 		same_regs(&r, &old, 0);
 	}
 }
@@ -161,7 +161,7 @@ static void canonical_end(void)
 	}
 }
 
-SNIP(sums, "mov (%rbx),%r15\n"
+SNIP(sums, "mov (%rbx),%r8\n"
 	   "lea (%rbx,%rax),%rdx\n"
 	   "mov (%rdx),%rcx\n"
 	   "mov (%rbx),%r9\n"
@@ -173,7 +173,7 @@ SNIP(sums, "mov (%rbx),%r15\n"
 	   "sub %rax,%rbx\n"
 	   "mov (%rbx),%r11\n"
 	   "xchg %rbx,%r12\n"
-	   "mov (%rbx),%r8\n");
+	   "mov (%rbx),%r15\n");
 
 /* What adds a register may go anywhere. */
 static void large_steps(void)
@@ -190,17 +190,17 @@ static void large_steps(void)
 		r.rdi = (TOP - PG - r.rbx) / 8;
 		r.r12 = HIGH + 8;
 		run_ok(&r);
-		CHECK_EQ(r.r15, 0x1000);
+		CHECK_EQ(r.r8, 0x1000);
 		CHECK_EQ(r.rcx, 0x6000);
 		CHECK_EQ(r.rsi, 0x5000);
 		CHECK_EQ(r.r10, 0x6000);
 		CHECK_EQ(r.r11, 0x1000);
-		CHECK_EQ(r.r8, 0x6001);
+		CHECK_EQ(r.r15, 0x6001);
 	}
 }
 
 #define LEAP(name, body)                                                      \
-	SNIP(name, "mov (%rbx),%r15\n" body #name "_at: mov (%rdx),%rcx\n"); \
+	SNIP(name, "mov (%rbx),%r8\n" body #name "_at: mov (%rdx),%rcx\n"); \
 	extern char name##_at[]
 LEAP(leap_lea, "lea (%rbx,%rax),%rdx\n");
 LEAP(leap_lea8, "lea 16(%rbx,%rdi,8),%rdx\n");
@@ -249,7 +249,7 @@ static void strangers(void)
 			run(&r);
 			if (!expect_pf(&r, 0, leap[k].at, to))
 				return;
-			CHECK_EQ(r.r15, 0x7000);
+			CHECK_EQ(r.r8, 0x7000);
 		}
 }
 

@@ -143,15 +143,15 @@ static void addresses(void)
 
 /* ---- VEX: 2- and 3-byte forms, extended bases, memory operands ---- */
 #define VX(n, body) SNIP(vx_##n, body)
-VX(load8, "vmovups (%r8,%r14,4), %ymm3");
+VX(load8, "vmovups (%r8), %ymm3");
 VX(load10, "vmovups 64(%r10), %ymm3");
 VX(load11, "vmovups 32(%r11,%rax,2), %ymm13");
 VX(load12, "vmovups (%r12), %xmm3");
 VX(load13, "vmovups (%r13), %ymm3");
-VX(load15, "vmovups (%r15), %ymm3");
+VX(load15, "vmovups (%r15,%r14,4), %ymm3");
 VX(loadsp, "vmovups -64(%rsp), %ymm3");
 VX(store10, "vmovups %ymm4, (%r10)");
-VX(store11, "vmovups %ymm14, 8(%r11,%r8)");
+VX(store11, "vmovups %ymm14, 8(%r11,%r15)");
 VX(add, "vpaddq (%r10), %ymm5, %ymm6");
 VX(rip, "vmovups vx_const(%rip), %ymm7\n jmp 1f\n .balign 32\n vx_const:"
 	".quad 1, 2, 3, 4\n 1:");
@@ -226,7 +226,7 @@ static void vex(void)
 		vex_run(vx_store10, &r, &a, 99);
 		CHECK(!memcmp(ym + 4 * 32, f + (at & 0xfff), 32));
 		regs_kernel(&r, vx_store11);
-		r.r11 = at - 0x1008, r.r8 = 0x1000;
+		r.r11 = at - 0x1008, r.r15 = 0x1000;
 		vex_run(vx_store11, &r, &a, 99);
 		CHECK(!memcmp(ym + 14 * 32, f + (at & 0xfff), 32));
 		same_regs(&a, &r, 0);
@@ -538,11 +538,11 @@ static void x87(void)
 /* ---- save areas ---- */
 SNIP(sv_fx, "fxsave (%rdi)\n fninit\n xorps %xmm0, %xmm0\n xorps %xmm15, %xmm15\n"
 	    "fxrstor (%rdi)\n fxsave64 (%r10)");
-SNIP(sv_x, "mov %r15d, %eax\n xor %edx, %edx\n xsave (%rdi)");
-SNIP(sv_xr, "mov %r15d, %eax\n xor %edx, %edx\n xrstor (%rdi)");
-SNIP(sv_xc, "mov %r15d, %eax\n xor %edx, %edx\n xsavec (%r10)");
-SNIP(sv_xcr, "mov %r15d, %eax\n xor %edx, %edx\n xrstor (%r10)");
-SNIP(sv_xo, "mov %r15d, %eax\n xor %edx, %edx\n xsaveopt64 (%r11)");
+SNIP(sv_x, "mov %r8d, %eax\n xor %edx, %edx\n xsave (%rdi)");
+SNIP(sv_xr, "mov %r8d, %eax\n xor %edx, %edx\n xrstor (%rdi)");
+SNIP(sv_xc, "mov %r8d, %eax\n xor %edx, %edx\n xsavec (%r10)");
+SNIP(sv_xcr, "mov %r8d, %eax\n xor %edx, %edx\n xrstor (%r10)");
+SNIP(sv_xo, "mov %r8d, %eax\n xor %edx, %edx\n xsaveopt64 (%r11)");
 static void save_areas(void)
 {
 	struct regs r, a;
@@ -578,7 +578,7 @@ static void save_areas(void)
 		randomize(ym, 512);
 		load_ymm(ym);
 		regs_kernel(&r, sv_x);
-		r.r15 = mask | 0xffffff00;
+		r.r8 = mask | 0xffffff00;
 		r.rdi = (u64)img[0];
 		a = r;
 		run_ok(&r);
@@ -601,7 +601,7 @@ static void save_areas(void)
 		randomize(yo, 512);
 		load_ymm(yo);
 		regs_kernel(&r, sv_xr);
-		r.r15 = mask;
+		r.r8 = mask;
 		r.rdi = (u64)img[0];
 		run_ok(&r);
 		store_ymm(buf);
@@ -617,7 +617,7 @@ static void save_areas(void)
 	*(u32 *)(img[0] + 24) = 0x1f80;
 	load_ymm(ym);
 	regs_kernel(&r, sv_xr);
-	r.r15 = 7, r.rdi = (u64)img[0];
+	r.r8 = 7, r.rdi = (u64)img[0];
 	run_ok(&r);
 	store_ymm(buf);
 	for (unsigned i = 0; i < 64; i++)
@@ -633,7 +633,7 @@ static void save_areas(void)
 		if (k == 2)
 			*(u64 *)(img[0] + 512) = 7;
 		regs_kernel(&r, sv_xr);
-		r.r15 = 7, r.rdi = (u64)img[0];
+		r.r8 = 7, r.rdi = (u64)img[0];
 		run(&r);
 		if (!is_tcg())
 			expect_fault(&r, 13, 0, sv_xr + 5);
@@ -644,20 +644,20 @@ static void save_areas(void)
 	randomize(ym, 512);
 	load_ymm(ym);
 	regs_kernel(&r, sv_xc);
-	r.r15 = 6, r.r10 = (u64)img[0];
+	r.r8 = 6, r.r10 = (u64)img[0];
 	run_ok(&r);
 	CHECK_EQ(*(u64 *)(img[0] + 520), 1ull << 63 | 6);
 	CHECK(!memcmp(img[0] + 576, ym + 16, 16));
 	load_ymm(yo);
 	regs_kernel(&r, sv_xcr);
-	r.r15 = 6, r.r10 = (u64)img[0];
+	r.r8 = 6, r.r10 = (u64)img[0];
 	run_ok(&r);
 	store_ymm(buf);
 	CHECK(!memcmp(buf, ym, 512));
 	if (cpuid(13, 1).a & 1) {
 		memset(img[1], 0, sizeof(img[1]));
 		regs_kernel(&r, sv_xo);
-		r.r15 = 7, r.r11 = (u64)img[1];
+		r.r8 = 7, r.r11 = (u64)img[1];
 		run_ok(&r);
 		CHECK(!memcmp(img[1] + 160, ym, 16));
 	}
