@@ -164,8 +164,8 @@ static void put_insn(void)
 		b(0x83);
 		b(rnd(2) ? 0xec : 0xc4);
 		return b(8);
-	case 29: /* adc r, [s + d] */
-		return mem(true, 0x13, r, s);
+	case 29: /* add to cmp r, [s + d] */
+		return mem(rnd(4), 8 * rnd(8) + 3, r, s);
 	}
 }
 

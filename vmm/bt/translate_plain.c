@@ -269,6 +269,26 @@ static bool gen_direct(struct tr *t, const struct tu_insn *in, int g)
 	return true;
 }
 
+/*
+ * op reg, [mem], 64 bits, where reg lives in memory: the operand is loaded, and the
+ * arithmetic done on reg's place. Four instructions less than with reg in a work
+ * register, of which there are not enough for that.
+ */
+static bool gen_direct_mem(struct tr *t, const struct tu_insn *in, int g,
+			   const ZydisDecodedOperand *mem)
+{
+	uint8_t op = in->i.opcode;
+
+	if (g == R_RSP || in->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	    in->i.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || op >= 0x40 ||
+	    (op & 7) != 3 || in->op[0].size != 64 ||
+	    in->op[1].type != ZYDIS_OPERAND_TYPE_MEMORY)
+		return false;
+	gen_rm64(t, in, mem);
+	emit_op_mem(&t->e, 1, op ^ 2, S0, RT, -1, 0, BT_D_GPR(g));
+	return true;
+}
+
 bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 {
 	struct special sp[4];
@@ -351,6 +371,8 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 
 		if (n_sp > 1)
 			return gen_callout(t, in);
+		if (n_sp && gen_direct_mem(t, in, sp[0].g, mem))
+			return true;
 		gen_mem(t, in, mem, &m);
 		w.m = &m;
 		if (high && !m.seg && m.base >= 0 &&
