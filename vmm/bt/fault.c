@@ -123,15 +123,14 @@ static void fix_flags(struct bt *bt, greg_t *g, uint32_t host)
 	const struct ccf *c = &bt->ccf[bt->recovered];
 	const struct recov *r = tc_recov(bt, bt->recovered, host);
 	uint64_t now = bt->v->gpr[R_RSP], was, imm, out;
+	int32_t imm32;
 	const uint8_t *p;
 
 	while (r->kind == RK_MOVED || r->kind == RK_MOVED_TOUCH)
 		r--;
 	p = bt->rw + c->host + r->host;
-	imm = (int64_t)(int8_t)p[3];
-	if (p[1] == 0x81)
-		imm = p[3] | p[4] << 8 | p[5] << 16 |
-		      (int64_t)(int8_t)p[6] << 24;
+	memcpy(&imm32, p + 3, sizeof(imm32));
+	imm = p[1] == 0x81 ? imm32 : (int8_t)imm32;
 	was = p[2] == 0xc4 ? now - imm : now + imm;
 	out = p[2] == 0xc4 ? (was & imm) | ((was | imm) & ~now)
 			   : (~was & imm) | ((~was | imm) & now);
