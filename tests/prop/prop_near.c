@@ -55,13 +55,19 @@ static void d(uint32_t x)
 	p += 4;
 }
 
-/* op reg, [base + disp8]; wide: 64 bits. */
-static void mem(bool wide, unsigned op, unsigned r, unsigned base)
+/* REX and opcode; wide: 64 bits. */
+static void head(bool wide, unsigned op, unsigned r, unsigned x, unsigned base)
 {
-	b(0x40 | wide << 3 | (r >> 3) << 2 | base >> 3);
+	b(0x40 | wide << 3 | (r >> 3) << 2 | (x >> 3) << 1 | base >> 3);
 	if (op > 0xff)
 		b(0x0f);
 	b(op);
+}
+
+/* op reg, [base + disp8] */
+static void mem(bool wide, unsigned op, unsigned r, unsigned base)
+{
+	head(wide, op, r, 0, base);
 	b(0x40 | (r & 7) << 3 | (base & 7));
 	if ((base & 7) == 4)
 		b(0x24);
@@ -71,8 +77,7 @@ static void mem(bool wide, unsigned op, unsigned r, unsigned base)
 /* op reg, [base + index * 8] */
 static void mem_x(unsigned op, unsigned r, unsigned base, unsigned x)
 {
-	b(0x48 | (r >> 3) << 2 | (x >> 3) << 1 | base >> 3);
-	b(op);
+	head(true, op, r, x, base);
 	b(0x44 | (r & 7) << 3);
 	b(3 << 6 | (x & 7) << 3 | (base & 7));
 	b(0);
@@ -80,10 +85,7 @@ static void mem_x(unsigned op, unsigned r, unsigned base, unsigned x)
 
 static void rr(bool wide, unsigned op, unsigned r, unsigned rm)
 {
-	b(0x40 | wide << 3 | (r >> 3) << 2 | rm >> 3);
-	if (op > 0xff)
-		b(0x0f);
-	b(op);
+	head(wide, op, r, 0, rm);
 	b(0xc0 | (r & 7) << 3 | (rm & 7));
 }
 
@@ -165,12 +167,14 @@ static void put_insn(void)
 		b(rnd(2) ? 0xec : 0xc4);
 		return b(8);
 	case 29: /* add to cmp r, [s + d] */
-		return mem(rnd(4), 8 * rnd(8) + 3, r, s);
+		x = rnd(8);
+		return mem(rnd(4), 8 * x + 3, r, s);
 	}
 }
 
 struct outcome {
-	uint64_t gpr[16], rip, rflags, cr2, vector;
+	uint64_t gpr[16], rip, rflags, cr2;
+	unsigned vector;
 	uint8_t data[3 * LEN], stack[LEN];
 };
 
@@ -186,9 +190,8 @@ static void run_side(struct side *s, uint64_t at, const uint64_t *gpr,
 	v->cr2 = 0;
 	run_to_halt(s->e, v);
 	memcpy(o->gpr, v->gpr, sizeof(o->gpr));
-	o->vector = (v->rip - HANDLER) / 16;
 	o->cr2 = v->cr2;
-	frame = v->gpr[R_RSP] + (o->vector >= 10 && o->vector <= 14 ? 8 : 0);
+	frame = exception_frame(s->f, &o->vector);
 	o->rip = peek64(s->f, frame);
 	o->rflags = peek64(s->f, frame + 16);
 	o->gpr[R_RSP] = peek64(s->f, frame + 24);
@@ -245,8 +248,8 @@ static void test_near(void **state)
 			run_side(&side[k], at, gpr, k ? &c : &a);
 		}
 		if (memcmp(&a, &c, sizeof(a)))
-			fail_msg("seed %lu: bt: %lu at +%lu, cr2 %lx; interp: "
-				 "%lu at +%lu, cr2 %lx%s",
+			fail_msg("seed %lu: bt: %u at +%lu, cr2 %lx; interp: "
+				 "%u at +%lu, cr2 %lx%s",
 				 n, a.vector, a.rip - at, a.cr2, c.vector,
 				 c.rip - at, c.cr2,
 				 memcmp(a.data, c.data, sizeof(a.data))

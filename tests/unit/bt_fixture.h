@@ -43,6 +43,17 @@ static inline void halt_on_exceptions(struct fix *f)
 		poke(f, HANDLER + 16 * n, "\xf4", 1);
 }
 
+/* At a handler's HLT: which exception led there, and where the frame is that it
+ * pushed (RIP, CS, RFLAGS, RSP), behind the error code. */
+static inline uint64_t exception_frame(struct fix *f, unsigned *vector)
+{
+	unsigned n = (f->v->rip - HANDLER) / 16;
+	bool code = n == 8 || (n >= 10 && n <= 14) || n == 17;
+
+	*vector = n;
+	return f->v->gpr[R_RSP] + (code ? 8 : 0);
+}
+
 static inline void run_to_halt(const struct engine_ops *e, struct vcpu *v)
 {
 	enum vcpu_exit x;

@@ -47,11 +47,6 @@ static int teardown(void **state)
 	return 0;
 }
 
-static bool has_error(unsigned vec)
-{
-	return vec == 8 || (vec >= 10 && vec <= 14) || vec == 17;
-}
-
 static void put_state(struct fix *f, const struct gen_code *c,
 		      const struct gen_state *in)
 {
@@ -76,10 +71,8 @@ static void put_state(struct fix *f, const struct gen_code *c,
 static void get_state(struct fix *f, struct gen_state *out)
 {
 	struct vcpu *v = f->v;
-	uint64_t at = v->gpr[R_RSP];
+	uint64_t at = exception_frame(f, &out->vector);
 
-	out->vector = (v->rip - HANDLER) / 16;
-	at += has_error(out->vector) ? 8 : 0;
 	memcpy(out->gpr, v->gpr, sizeof(out->gpr));
 	out->rip = peek64(f, at);
 	out->rflags = peek64(f, at + 16);

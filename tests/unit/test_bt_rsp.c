@@ -146,8 +146,7 @@ static struct outcome run_side(struct side *s, uint64_t at, uint64_t rsp)
 	v->cr2 = 0;
 	v->rflags = FL_R1 | FL_IF | FL_PF;
 	run_to_halt(s->e, v);
-	o.vector = (v->rip - HANDLER) / 16;
-	frame = v->gpr[R_RSP] + (o.vector >= 10 && o.vector <= 14 ? 8 : 0);
+	frame = exception_frame(s->f, &o.vector);
 	o.rip = peek64(s->f, frame);
 	o.rflags = peek64(s->f, frame + 16);
 	o.rsp = peek64(s->f, frame + 24);

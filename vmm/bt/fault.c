@@ -115,7 +115,7 @@ enum recov_kind bt_recover(struct bt *bt, uint32_t host)
 /*
  * An addition to RSP was done on its host form, and what followed has found that
  * nothing is mapped there: the flags of the guest's value. The addition is the last
- * thing before what is marked so, as gen_rsp_direct emits it. Its flags are written
+ * thing before what is marked so, as put_add (translate_rsp.c) emits it. Its flags are written
  * over g's.
  */
 static void fix_flags(struct bt *bt, greg_t *g, uint32_t host)

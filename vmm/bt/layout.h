@@ -14,11 +14,12 @@
  *	T		   delta table, entries 0..511   (lower half of 2^48)
  *	T + 256 MiB - 4 KiB	   the last 512 entries  (upper half)
  *
- * rT (host r15) holds T - 89. (r8 and r9 are named less in large programs, but are
- * what small hot loops use: with r8 random reads took 1.07 times as long, RSA 1.16,
- * and gcc no less; with r9 python, which has its operand there, 1.15.) That is 39 mod 64, so rT is also the shift count
+ * rT (host r15) holds T - 89. That is 39 mod 64, so rT is also the shift count
  * that turns an address into its table index, and [rT - 128] .. [rT + 127]
- * covers gpr[] and the last hot words with one-byte displacements.
+ * covers gpr[] and the last hot words with one-byte displacements. (r8 and r9 are
+ * named less in large programs, but are what small hot loops use: with rT in r8
+ * random reads took 1.07 times as long, RSA 1.16, and gcc no less; with r9 python,
+ * which has its operand there, 1.15.)
  *
  * The CPU (Zen 4 at least) guesses that a load gets what was last stored to the
  * same base register with a displacement alike in its low bits, and pays dearly

@@ -15,8 +15,8 @@
  *	shrx r10, base, rT ; mov r10, [rT + r10*8 + 89] ; op [base + r10 + disp]
  *
  * and a following access off a base that is known to be near reuses r10, or r11
- * where that holds another's; an index that is known to be small does not count (translate_facts.c). With
- * any other index, the whole address is computed first. Where a load waits for
+ * where that holds another's; an index that is known to be small does not count
+ * (translate_facts.c). With any other index, the whole address is computed first. Where a load waits for
  * the one before (lists), the slot is guessed and compared (translate_mem.c).
  * [rsp + disp] and gs:[disp32], fs:[disp32] are IDENT.
  *

@@ -106,11 +106,17 @@ void gen_ea(struct tr *t, const ZydisDecodedOperand *o)
 	}
 }
 
-/* delta of the address in host register a, into r10 */
+/* delta of the address in host register a, into work register to */
+static void gen_delta_to(struct tr *t, unsigned to, unsigned a)
+{
+	emit_shrx(&t->e, to, a, RT);
+	emit_load_x(&t->e, to, RT, to, 3, BT_D_TABLE);
+}
+
+/* The same into r10. */
 void gen_delta(struct tr *t, unsigned a)
 {
-	emit_shrx(&t->e, S1, a, RT);
-	emit_load_x(&t->e, S1, RT, S1, 3, BT_D_TABLE);
+	gen_delta_to(t, S1, a);
 }
 
 /* The delta of the slot of a, which is a constant, into r10. */
@@ -157,6 +163,7 @@ static int gen_near(struct tr *t, int base)
  */
 static int gen_near_either(struct tr *t, int base)
 {
+	static const uint8_t work[] = {[NEAR_S1] = S1, [NEAR_S0] = S0};
 	unsigned to = t->used == NEAR_S1 ? NEAR_S0 : NEAR_S1;
 
 	if (!t->free_s0) {
@@ -167,17 +174,15 @@ static int gen_near_either(struct tr *t, int base)
 	for (unsigned i = 0; i < 2; i++)
 		if (t->near[i].regs >> base & 1) {
 			t->used = i;
-			return i == NEAR_S1 ? S1 : S0;
+			return work[i];
 		}
 	if (!t->near[NEAR_S1].regs && t->slot < 0)
 		to = NEAR_S1;
 	else if (!t->near[NEAR_S0].regs)
 		to = NEAR_S0;
-	emit_shrx(&t->e, to == NEAR_S1 ? S1 : S0, base, RT);
-	emit_load_x(&t->e, to == NEAR_S1 ? S1 : S0, RT, to == NEAR_S1 ? S1 : S0,
-		    3, BT_D_TABLE);
+	gen_delta_to(t, work[to], base);
 	near_is(t, to, base);
-	return to == NEAR_S1 ? S1 : S0;
+	return work[to];
 }
 
 /*
@@ -228,6 +233,13 @@ static void gen_delta_guessed(struct tr *t, int base)
 	near_is(t, NEAR_S1, base);
 }
 
+/* This operand needs no S0; nor does the rest of the instruction? */
+static void s0_spared(struct tr *t)
+{
+	if (t->free_s0)
+		s0_kept(t);
+}
+
 /* [x * 2^ss + disp], x small, around the address disp. */
 static void gen_mem_table(struct tr *t, int x, unsigned ss, int64_t disp,
 			  struct mref *m)
@@ -235,8 +247,8 @@ static void gen_mem_table(struct tr *t, int x, unsigned ss, int64_t disp,
 	if (is_special(x)) {
 		load_guest(t, S0, x);
 		x = S0;
-	} else if (t->free_s0) {
-		s0_kept(t);
+	} else {
+		s0_spared(t);
 	}
 	gen_slot_delta(t, disp);
 	*m = (struct mref){S1, x, ss, disp, 0};
@@ -267,8 +279,7 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 	if (index < 0) {
 		if (base == R_RSP) {
 			*m = (struct mref){R_RSP, -1, 0, disp, 0};
-			if (t->free_s0)
-				s0_kept(t);
+			s0_spared(t);
 			return true;
 		}
 		if (far && (t->small >> base & 1)) {
@@ -341,8 +352,7 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 			if (fits32(a)) {
 				m->base = S1;
 				m->disp = a;
-				if (t->free_s0)
-					s0_kept(t);
+				s0_spared(t);
 				return;
 			}
 			gen_addr(t, S0, a);
@@ -357,13 +367,11 @@ void gen_mem(struct tr *t, const struct tu_insn *in,
 			m->seg = o->mem.segment == ZYDIS_REGISTER_FS ? 0x64
 								     : 0x65;
 			m->disp = disp;
-			if (t->free_s0)
-				s0_kept(t);
+			s0_spared(t);
 			return;
 		}
 		gen_slot_delta(t, disp);
-		if (t->free_s0)
-			s0_kept(t);
+		s0_spared(t);
 		m->base = S1;
 		m->disp = disp;
 		return;

@@ -271,8 +271,8 @@ static bool gen_direct(struct tr *t, const struct tu_insn *in, int g)
 
 /*
  * op reg, [mem], 64 bits, where reg lives in memory: the operand is loaded, and the
- * arithmetic done on reg's place. Four instructions less than with reg in a work
- * register, of which there are not enough for that.
+ * arithmetic done on reg's place: two instructions behind the look-up, not the four
+ * that it takes to have reg in a work register, of which there are two in all.
  */
 static bool gen_direct_mem(struct tr *t, const struct tu_insn *in, int g,
 			   const ZydisDecodedOperand *mem)

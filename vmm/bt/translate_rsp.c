@@ -136,6 +136,21 @@ static bool begins_at_rsp(const struct tr *t, unsigned k)
 	}
 }
 
+/* add r, imm or sub r, imm. */
+static void put_add(struct tr *t, const struct tu_insn *in, unsigned r,
+		    int32_t imm)
+{
+	unsigned op = in->i.mnemonic == ZYDIS_MNEMONIC_ADD ? 0 : 5;
+
+	e8(&t->e, rex(1, 0, -1, r));
+	e8(&t->e, fits8(imm) ? 0x83 : 0x81);
+	e8(&t->e, 0xc0 | op << 3 | (r & 7));
+	if (fits8(imm))
+		e8(&t->e, imm);
+	else
+		e32(&t->e, imm);
+}
+
 /*
  * add rsp, imm or sub rsp, imm, of CPL 3, where somebody may want the flags: of the
  * host's RSP, and the next thing is an access there. If that is mapped, then what is
@@ -148,13 +163,7 @@ static bool begins_at_rsp(const struct tr *t, unsigned k)
 static void gen_rsp_direct(struct tr *t, const struct tu_insn *in, unsigned k,
 			   int32_t imm)
 {
-	e8(&t->e, 0x48);
-	e8(&t->e, fits8(imm) ? 0x83 : 0x81);
-	e8(&t->e, in->i.mnemonic == ZYDIS_MNEMONIC_ADD ? 0xc4 : 0xec);
-	if (fits8(imm))
-		e8(&t->e, imm);
-	else
-		e32(&t->e, imm);
+	put_add(t, in, R_RSP, imm);
 	if (begins_at_rsp(t, k + 1)) {
 		t->moves = true;
 		return;
@@ -202,14 +211,7 @@ bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k)
 	}
 	/* The flags are those of the guest's value. */
 	load_guest(t, S0, R_RSP);
-	e8(&t->e, rex(1, 0, -1, S0));
-	e8(&t->e, fits8(imm) ? 0x83 : 0x81);
-	e8(&t->e, 0xc0 | (in->i.mnemonic == ZYDIS_MNEMONIC_ADD ? 0 : 5) << 3 |
-			  (S0 & 7));
-	if (fits8(imm))
-		e8(&t->e, imm);
-	else
-		e32(&t->e, imm);
+	put_add(t, in, S0, imm);
 	emit_lea(&t->e, R_RSP, R_RSP,
 		 in->i.mnemonic == ZYDIS_MNEMONIC_ADD ? imm : -imm);
 	settle_rsp(t, k);

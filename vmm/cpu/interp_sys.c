@@ -484,31 +484,26 @@ static enum cpu_status h_clflush(struct vcpu *v, const struct insn *in)
 	return mop_read(v, in, &b, 1, MEM_READ);
 }
 
-/* MONITOR, VMCALL, XBEGIN and the like have no entry: #UD. */
-#define BR INSN_BRANCH
-#define VO INSN_VOLATILE
 /* F3 90, which Zydis calls so whatever REX says. With REX.B it is XCHG rAX, r8, and
  * F3 is for nothing: Zen 4 does that, as do QEMU and Xen in their decoders. */
 static enum cpu_status h_pause(struct vcpu *v, const struct insn *in)
 {
-	uint64_t a = v->gpr[R_RAX], b = v->gpr[R_R8], mask = 0xffffffff;
 	uint8_t rex = in->bytes_[in->len - 2];
+	unsigned size = rex & 8					 ? 8
+			: memchr(in->bytes_, 0x66, in->len - 2u) ? 2
+								 : 4;
+	uint64_t a = reg_get(v, R_RAX, size);
 
 	if (in->mode != X86_MODE_LONG64 || (rex & 0xf1) != 0x41)
 		return CPU_OK;
-	if (rex & 8) {
-		v->gpr[R_RAX] = b;
-		v->gpr[R_R8] = a;
-		return CPU_OK;
-	}
-	if (memchr(in->bytes_, 0x66, in->len - 2u))
-		mask = 0xffff;
-	/* A result of 32 bits clears the upper half. */
-	v->gpr[R_RAX] = (mask == 0xffff ? a & ~mask : 0) | (b & mask);
-	v->gpr[R_R8] = (mask == 0xffff ? b & ~mask : 0) | (a & mask);
+	reg_set(v, R_RAX, size, reg_get(v, R_R8, size));
+	reg_set(v, R_R8, size, a);
 	return CPU_OK;
 }
 
+/* MONITOR, VMCALL, XBEGIN and the like have no entry: #UD. */
+#define BR INSN_BRANCH
+#define VO INSN_VOLATILE
 /* clang-format off */
 const struct op_desc interp_ops_sys[] = {
 	OPS1(CPUID, 0, h_cpuid), OPS1(RDTSC, VO, h_rdtsc),
