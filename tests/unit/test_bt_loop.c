@@ -55,7 +55,7 @@ static const struct loop {
 	{                                                                      \
 #n, n, n##_end, t                                              \
 	}
-	L(far_loads, 2), L(carried, 4),	 L(special, 4), L(search, 2),
+	L(far_loads, 4), L(carried, 4),	 L(special, 4), L(search, 2),
 	L(search2, 1),	 L(stack, 4),	 L(copy, 4),	L(string, 4),
 	L(itself, 4),	 L(constant, 4),
 #undef L

@@ -6,7 +6,7 @@
  *
  *   rip -> exec_page (which PPN)     exec.c
  *	 -> ccf lookup		      ccf.c
- *	 -> tu_decode, translate      tu.c, translate*.c
+ *	 -> tu_decode, translate      tu.c, decode.c, translate*.c
  *	 -> TC			      tc.c, entry.S
  *	 -> fault -> recover	      fault.c
  *	 -> shadow fill		      vmm/mmu/shadow.c
@@ -28,7 +28,7 @@
 
 #define TU_MAX	       24
 /* The same of a loop that is done several times over (tu.c). */
-#define TU_LOOP_MAX    32
+#define TU_LOOP_MAX    60
 /* Branches and calls that a unit runs on past, and all its ways on. */
 #define TU_SIDE_MAX    3
 #define CCF_EXITS      (TU_SIDE_MAX + 2)
@@ -210,6 +210,7 @@ struct cpuid_kept {
 	X(S, host_bytes, "bytes of host code generated")                       \
 	X(S, translate_cycles, "TSC cycles of translating, decoding included") \
 	X(S, translate_timed, "instructions that these cycles were spent on")  \
+	X(S, decoded, "instructions that Zydis decoded: of no known shape")    \
 	X(S, ident, "instructions copied as they are")                         \
 	X(S, chained, "exits chained")                                         \
 	X(S, straight, "of these, to the unit behind it, by no jump")          \
@@ -367,6 +368,8 @@ struct bt {
 	uint64_t user_gen;
 
 	ZydisDecoder dec;
+	struct shapes *shapes; /* decode.c */
+	struct tu *tu;	       /* the one that is being translated */
 	unsigned tu_max;
 	bool chain, lockstep, count, pair_all, touch_all;
 	bool xgetbv1; /* the host has XGETBV with ECX = 1, and XSAVEC */
@@ -464,6 +467,7 @@ void tu_init(void);
 /* 0, or -EFAULT: not even the first instruction can be fetched whole. */
 int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu);
 bool tu_ends(const struct tu_insn *in);
+enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in);
 static inline bool is_call(const struct tu_insn *in)
 {
 	return in->kind == K_CALL || in->kind == K_CALL_IND;
@@ -476,6 +480,17 @@ static inline uint64_t branch_target(const struct tu_insn *in)
 	return in->rip + in->i.length +
 	       (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
 }
+
+/* decode.c. 0 or -ENOMEM; fini also after that. */
+int decode_init(struct bt *bt);
+void decode_fini(struct bt *bt);
+/* Give memory back. */
+void decode_trim(struct bt *bt);
+/* What is in bytes[0..avail), for the running mode, but for in->rip. False: that
+ * is no instruction, which is left to the interpreter as a K_CALLOUT of one byte,
+ * which raises the right exception; or (short_of) it goes on past avail < 15. */
+bool decode_insn(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
+		 unsigned avail, bool *short_of);
 
 /* translate.c: never fails, but may evict other CCFs (tc_begin). */
 uint32_t bt_translate(struct bt *bt, const struct tu *tu);

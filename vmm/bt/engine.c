@@ -296,6 +296,7 @@ static int views_init(struct bt *bt, int vcpu_fd)
 static void bt_free(struct bt *bt)
 {
 	bt_fault_fini(bt);
+	decode_fini(bt);
 	free(bt->ls);
 	if (bt->miss_fd >= 0)
 		close(bt->miss_fd);
@@ -344,8 +345,9 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	bt->touch_all = vm->cfg.touch_all;
 	bt->epoch_next = 1;
 	bt->kern_epoch = 1;
-	ZydisDecoderInit(&bt->dec, ZYDIS_MACHINE_MODE_LONG_64,
-			 ZYDIS_STACK_WIDTH_64);
+	err = decode_init(bt);
+	if (err)
+		goto fail;
 	err = tc_init(bt, vm->cfg.tc_bytes ? vm->cfg.tc_bytes : VM_TC_DEFAULT);
 	if (!err)
 		err = views_init(bt, vm->vcpu_memfd);
@@ -408,23 +410,23 @@ static void mark_code(struct bt *bt, uint32_t ppn)
 
 static uint32_t translate_at(struct bt *bt, uint64_t rip, uint32_t ppn)
 {
-	static _Thread_local struct tu tu;
+	struct tu *tu = bt->tu;
 	uint64_t start = __builtin_ia32_rdtsc();
 	uint32_t id;
 
 	id = reloc_copy(bt, rip, ppn, bt->pend_from, false);
 	if (id)
 		return id;
-	if (tu_decode(bt, rip, ppn, &tu))
+	if (tu_decode(bt, rip, ppn, tu))
 		return 0;
 	bt->pend_call = bt->pend_from &&
 			bt->ccf[bt->pend_from].exit[bt->pend_exit].call;
 	if (bt->pend_from)
 		ccf_make_last(bt, bt->pend_from, bt->pend_exit);
-	id = bt_translate(bt, &tu);
-	mark_code(bt, tu.ppn);
-	if (tu.straddle)
-		mark_code(bt, tu.ppn2);
+	id = bt_translate(bt, tu);
+	mark_code(bt, tu->ppn);
+	if (tu->straddle)
+		mark_code(bt, tu->ppn2);
 	account_translation(bt, &bt->ccf[id], start);
 	reloc_learn(bt, id);
 	tc_large_look(bt, &bt->ccf[id]);

@@ -279,6 +279,7 @@ void tc_trim(struct bt *bt)
 	madvise(bt->group, sizeof(*bt->group) << GROUP_BITS, MADV_DONTNEED);
 	ccf_hash_trim(bt);
 	ibtc_trim(bt);
+	decode_trim(bt);
 	bt->tc_memory = 0;
 	put_stubs(bt);
 }

@@ -409,7 +409,7 @@ static enum insn_kind classify_vector(struct bt *bt, const struct tu_insn *in)
 	return K_PLAIN;
 }
 
-static enum insn_kind classify(struct bt *bt, const struct tu_insn *in)
+enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in)
 {
 	const ZydisDecodedInstruction *i = &in->i;
 	const struct isa_rule *r = &isa[i->meta.isa_set];
@@ -528,29 +528,6 @@ static bool comes_back(struct bt *bt, const struct tu_insn *in)
 	       gva_canonical(branch_target(in));
 }
 
-/* Decode what is in bytes[0..avail); a byte string that is no instruction is
- * left to the interpreter, which raises the right exception. */
-static bool decode_one(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
-		       unsigned avail, bool *short_of)
-{
-	ZyanStatus st;
-
-	*short_of = false;
-	st = ZydisDecoderDecodeFull(&bt->dec, bytes, avail, &in->i, in->op);
-	if (ZYAN_SUCCESS(st)) {
-		memcpy(in->bytes, bytes, in->i.length);
-		in->kind = classify(bt, in);
-		return true;
-	}
-	*short_of = st == ZYDIS_STATUS_NO_MORE_DATA && avail < 15;
-	memset(&in->i, 0, sizeof(in->i));
-	/* What was decoded here before is no branch's target (gen_flow asks). */
-	memset(in->op, 0, sizeof(in->op));
-	in->i.length = 1;
-	in->kind = K_CALLOUT;
-	return false;
-}
-
 static bool is_loop(const struct tu *tu)
 {
 	const struct tu_insn *last = &tu->insn[tu->n - 1];
@@ -603,7 +580,7 @@ int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu)
 		if (avail > 15)
 			avail = 15;
 		in->rip = rip;
-		decode_one(bt, in, page + off, avail, &short_of);
+		decode_insn(bt, in, page + off, avail, &short_of);
 		if (short_of) {
 			uint8_t buf[15];
 			const uint8_t *page2;
@@ -617,7 +594,7 @@ int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu)
 				return -EFAULT;
 			memcpy(buf, page + off, avail);
 			memcpy(buf + avail, page2, 15 - avail);
-			decode_one(bt, in, buf, 15, &short_of);
+			decode_insn(bt, in, buf, 15, &short_of);
 			tu->straddle = true;
 			tu->n = 1;
 			rip += in->i.length;
