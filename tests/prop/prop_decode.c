@@ -97,8 +97,8 @@ static void compare(const uint8_t *b, unsigned avail)
 	if (ok != !!ZYAN_SUCCESS(st))
 		differs("validity", b, avail);
 	if (!ok) {
-		assert_int_equal(short_of, st == ZYDIS_STATUS_NO_MORE_DATA &&
-						   avail < 15);
+		assert_int_equal(short_of,
+				 st == ZYDIS_STATUS_NO_MORE_DATA && avail < 15);
 		assert_int_equal(is.kind, K_CALLOUT);
 		return;
 	}
@@ -153,8 +153,8 @@ static int teardown(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(
-		test_decode, setup, teardown)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_decode, setup, teardown)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,9 +58,8 @@ struct shape {
 	uint8_t kind;
 };
 #define ALIKE(m)                                                               \
-	_Static_assert(offsetof(struct shape, m) ==                            \
-			       offsetof(struct tu_insn, m),                    \
-		       #m)
+	_Static_assert(                                                        \
+		offsetof(struct shape, m) == offsetof(struct tu_insn, m), #m)
 ALIKE(i);
 ALIKE(op);
 struct shapes {
@@ -191,10 +190,9 @@ static void put_values(struct tu_insn *in, const union tag *t)
 		in->i.raw.disp.value = value_at(t, in->i.raw.disp.offset,
 						in->i.raw.disp.size, true);
 	if (imm)
-		in->i.raw.imm[0].value.s =
-			value_at(t, in->i.raw.imm[0].offset,
-				 in->i.raw.imm[0].size,
-				 in->i.raw.imm[0].is_signed);
+		in->i.raw.imm[0].value.s = value_at(t, in->i.raw.imm[0].offset,
+						    in->i.raw.imm[0].size,
+						    in->i.raw.imm[0].is_signed);
 	if (!disp && !imm)
 		return;
 	for (unsigned k = 0; k < in->i.operand_count; k++) {

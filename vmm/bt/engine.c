@@ -377,7 +377,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	v->bt_hot[HOT_J_TOUCH] = (uint64_t)bt_do_touch;
 	v->bt_j_cpuid =
 		(uint64_t)(bt->lockstep ? bt_exit_callout : bt_do_cpuid);
-	v->bt_hot[HOT_POLL] = (uint64_t)&v->bt_hot[HOT_POLL_OK];
+	v->bt_hot[HOT_POLL] = (uint64_t)&v->bt_hot[HOT_LAST_IND];
 	bt->stat_group = (struct stat_group){
 		"bt", bt_stat_desc, ARRAY_SIZE(bt_stat_desc), &bt->stats, NULL};
 	vm_add_stats(vm, &bt->stat_group);
@@ -485,7 +485,7 @@ static void check_irq(struct bt *bt)
 	bt->irq_pending = v->irq && v->irq->peek(v->irq_ctx) >= 0;
 	v->bt_hot[HOT_IRQ_POLL] = bt->irq_pending
 					  ? BT_POLL_BAD
-					  : (uint64_t)&v->bt_hot[HOT_POLL_OK];
+					  : (uint64_t)&v->bt_hot[HOT_LAST_IND];
 }
 
 static enum cpu_status interp_one(struct bt *bt)
@@ -501,14 +501,20 @@ static enum cpu_status interp_one(struct bt *bt)
 static void undo_branch(struct bt *bt)
 {
 	struct vcpu *v = bt->v;
+	uint32_t at = v->bt_hot[HOT_LAST_IND];
+	const struct ccf *c;
 	ZydisDecodedInstruction i;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	uint8_t bytes[15];
 	unsigned got;
 
-	if (!v->bt_hot[HOT_LAST_IND])
+	if (!at)
 		return; /* not a branch */
-	bt_recover(bt, v->bt_hot[HOT_LAST_IND]);
+	if (at >> BT_IND_LAST) {
+		c = &bt->ccf[tc_find(bt, at & ~(1u << BT_IND_LAST))];
+		at = c->host + c->host_len - 1;
+	}
+	bt_recover(bt, at);
 	if (mem_fetch(v, v->rip, bytes, &got) != CPU_OK ||
 	    ZYAN_FAILED(ZydisDecoderDecodeFull(&bt->dec, bytes, got, &i, op)))
 		return;
@@ -677,7 +683,7 @@ static enum vcpu_exit bt_run(struct vcpu *v)
 		int kind;
 
 		atomic_store((_Atomic uint64_t *)&v->bt_hot[HOT_POLL],
-			     (uint64_t)&v->bt_hot[HOT_POLL_OK]);
+			     (uint64_t)&v->bt_hot[HOT_LAST_IND]);
 		if (v->requests)
 			return EXIT_KICK;
 		if (v->halted)

@@ -68,7 +68,7 @@ resume:
 
 	.globl bt_exit_ibtc
 bt_exit_ibtc:
-	mov BT_D_IND(%r15), %r10d
+	mov RTH(HOT_IND), %r10d
 	mov %r10, RTH(HOT_LAST_IND)
 	mov %r11, RTH(HOT_EXIT_INFO)
 	movq $BT_EXIT_IBTC, RTH(HOT_EXIT_KIND)

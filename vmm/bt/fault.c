@@ -223,7 +223,7 @@ int bt_signal(int sig, siginfo_t *si, void *ucv, void *frame)
 	/* An address that is not canonical is a #GP (13) of the host. */
 	bt->fault_is_access = sig == SIGSEGV || sig == SIGBUS;
 	if (is_page_fault(sig, g)) {
-		if (addr == BT_POLL_BAD) {
+		if (addr == BT_POLL_BAD || addr == BT_POLL_BAD + BT_IND_OFF) {
 			kind = BT_EXIT_POLL;
 		} else {
 			bt->last_fill = fill_window(bt, sig, addr, g);

@@ -153,7 +153,7 @@ void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
 		    uint8_t *code)
 {
 	struct tr t = {.bt = bt, .tu = tu, .c = c, .slot = -1};
-	bool go = true, poll;
+	bool go = true;
 
 	c->rip = tu->rip;
 	c->ppn = tu->ppn;
@@ -166,12 +166,7 @@ void translate_into(struct bt *bt, const struct tu *tu, struct ccf *c,
 	t.e.end = t.e.start + CCF_MAX_BYTES;
 	begin_moves(&t);
 
-	poll = needs_poll(tu);
 	gen_entry(&t);
-	gen_count(&t, EXEC_UNITS, 1);
-	gen_count(&t, EXEC_INSNS, tu->n);
-	if (poll)
-		gen_poll(&t, 0, HOT_POLL);
 	for (unsigned k = 0; k < tu->n && go; k++) {
 		go = gen_insn(&t, k);
 		facts_after(&t, &tu->insn[k]);

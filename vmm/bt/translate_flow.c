@@ -45,17 +45,23 @@ static void gen_jmp_const(struct tr *t, uint64_t target)
 {
 	pin(t);
 	if (!gva_canonical(target))
-		emit_store_imm32(&t->e, RT, BT_D_IND, 0);
+		emit_store_imm32(&t->e, RT, BT_D_HOT(HOT_IND), 0);
 	gen_count(t, EXEC_IBTC, 1);
 	emit_imm(&t->e, S0, target);
 	emit_jmp_m(&t->e, RT, BT_D_IBTC + 8 * (int32_t)(target & 0xffff));
 }
 
-/* Jump to the guest address in r11, for the branch at `at` in the unit's code. */
-static void gen_jmp_s0(struct tr *t, uint32_t at)
+/* The branch at `at` in the unit's code is about to go to where r11 says. For a
+ * target that is not canonical: who wanted to go there? Mostly a poll has said so. */
+static void gen_ind(struct tr *t, uint32_t at)
 {
-	/* For a target that is not canonical: who wanted to go there? */
-	gen_place(t, BT_D_IND, at);
+	if (!t->placed)
+		gen_place(t, BT_D_HOT(HOT_IND), at);
+}
+
+/* Jump to the guest address in r11. */
+static void gen_jmp_s0(struct tr *t)
+{
 	gen_count(t, EXEC_IBTC, 1);
 	emit_movzx16(&t->e, S1, S0);
 	emit_jmp_x(&t->e, RT, S1, BT_D_IBTC);
@@ -86,7 +92,9 @@ void gen_stubs(struct tr *t)
 	for (unsigned i = 0; i < t->n_late; i++) {
 		emit_patch(t->late[i].patch, t->e.p);
 		emit_mov(&t->e, R_RSP, S1);
-		gen_jmp_s0(t, t->late[i].at);
+		t->placed = false;
+		gen_ind(t, t->late[i].at);
+		gen_jmp_s0(t);
 	}
 }
 
@@ -169,17 +177,18 @@ static bool gen_call(struct tr *t, const struct tu_insn *in, bool more)
 	if (pairs_call(t, next))
 		return gen_paired_call(t, in, more);
 	gen_push_addr(t, next);
-	if (in->kind == K_CALL_IND)
-		gen_jmp_s0(t, here(t));
-	else
+	if (in->kind == K_CALL_IND) {
+		gen_ind(t, here(t));
+		gen_jmp_s0(t);
+	} else {
 		gen_goto(t, branch_target(in));
+	}
 	return false;
 }
 
 /* Return to the guest address in r11. */
 static void gen_paired_ret(struct tr *t)
 {
-	gen_place(t, BT_D_IND, here(t));
 	gen_count(t, EXEC_IBTC, 1);
 	emit_movzx8(&t->e, S1, S0);
 	emit_lea_x(&t->e, S1, RT, S1, 3, ret_disp(t, 0));
@@ -218,11 +227,17 @@ void gen_call_stub(struct tr *t, int32_t d)
 	delta_lost(t);
 }
 
-void gen_poll(struct tr *t, unsigned goff, int hot)
+void gen_poll(struct tr *t, unsigned goff, bool places)
 {
 	recov_mark(t, goff, RK_NORMAL);
-	emit_load(&t->e, S0, RT, BT_D_HOT(hot));
-	emit_load(&t->e, S0, S0, 0);
+	emit_load(&t->e, S0, RT, BT_D_HOT(HOT_POLL));
+	if (!places) {
+		emit_load(&t->e, S0, S0, 0);
+		return;
+	}
+	emit_store_imm32(&t->e, S0, BT_IND_OFF, 0);
+	field(t, t->e.p - 4, R_HOST, here(t) | 1u << BT_IND_LAST);
+	t->placed = true;
 }
 
 bool gen_flow(struct tr *t, unsigned k)
@@ -270,19 +285,21 @@ bool gen_flow(struct tr *t, unsigned k)
 		return gen_call(t, in, k + 1 < t->tu->n);
 	case K_JMP_IND:
 		gen_rm64(t, in, o);
-		gen_jmp_s0(t, here(t));
+		gen_ind(t, here(t));
+		gen_jmp_s0(t);
 		break;
 	case K_RET:
 		/* The unit may have been entered at a pad, past its poll. */
 		if (t->c->n_pad)
-			gen_poll(t, in->rip - t->tu->rip, HOT_POLL);
+			gen_poll(t, in->rip - t->tu->rip, true);
 		emit_pop(&t->e, S0);
 		if (in->i.operand_count_visible)
 			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
+		gen_ind(t, here(t));
 		if (pairs(t))
 			gen_paired_ret(t);
 		else
-			gen_jmp_s0(t, here(t));
+			gen_jmp_s0(t);
 		break;
 	case K_IRET:
 		gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
@@ -329,7 +346,7 @@ static bool may_loop(const struct tu_insn *in)
 	}
 }
 
-bool needs_poll(const struct tu *tu)
+static bool needs_poll(const struct tu *tu)
 {
 	for (unsigned k = 0; k < tu->n; k++)
 		if (may_loop(&tu->insn[k]))
@@ -337,8 +354,26 @@ bool needs_poll(const struct tu *tu)
 	return false;
 }
 
-/* What comes in front of the code. A miss for pads, while that takes no jump; and
- * the checked entry with its header, or the call entry. */
+/* Does the unit end in an indirect branch that is come to from its start only? */
+static bool ends_ind(const struct tr *t)
+{
+	const struct tu *tu = t->tu;
+
+	for (unsigned k = 0; k + 1 < tu->n; k++)
+		if (is_call(&tu->insn[k]))
+			return false;
+	switch (tu->insn[tu->n - 1].kind) {
+	case K_JMP_IND:
+	case K_RET:
+	case K_CALL_IND:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* What comes in front of the code. A miss for pads, while that takes no jump; the
+ * checked entry with its header, or the call entry; and the look for kicks. */
 void gen_entry(struct tr *t)
 {
 	uint8_t *header;
@@ -358,4 +393,8 @@ void gen_entry(struct tr *t)
 		t->c->flags |= CCF_CALLED;
 	}
 	t->c->direct = here(t);
+	gen_count(t, EXEC_UNITS, 1);
+	gen_count(t, EXEC_INSNS, t->tu->n);
+	if (needs_poll(t->tu))
+		gen_poll(t, 0, ends_ind(t));
 }

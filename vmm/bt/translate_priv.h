@@ -39,6 +39,7 @@ struct tr {
 	int slot;	     /* r10 has the delta of that slot, or -1 */
 	uint32_t small;	     /* no larger than 2^32 either way */
 	bool moved, moves;   /* this instruction is RK_MOVED; the next one is */
+	bool placed;	     /* HOT_IND says which branch ends this unit */
 	unsigned n_stub;
 	struct {
 		uint8_t *patch; /* rel32 that leads here */
@@ -161,13 +162,14 @@ void gen_rdtsc(struct tr *t, bool with_aux);
 /* translate_flow.c */
 void gen_goto(struct tr *t, uint64_t target);
 bool gen_callout(struct tr *t, const struct tu_insn *in);
-void gen_poll(struct tr *t, unsigned goff, int hot);
+/* A look for kicks, and if it places, a note for the indirect branch that ends the
+ * unit, both in two instructions. */
+void gen_poll(struct tr *t, unsigned goff, bool places);
 bool gen_flow(struct tr *t, unsigned k);
 void gen_stubs(struct tr *t);
 /* Jump to the stub whose address is at rT + d; it goes on behind the jump, where
  * r10 points. What r10 held is lost. */
 void gen_call_stub(struct tr *t, int32_t d);
-bool needs_poll(const struct tu *tu);
 void gen_entry(struct tr *t);
 
 /* translate_cold.c: compare r11 with rip; answers the rel8 of the jump for when it
