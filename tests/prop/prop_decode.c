@@ -88,12 +88,14 @@ static void differs(const char *what, const uint8_t *b, unsigned avail)
 
 static void compare(const uint8_t *b, unsigned avail)
 {
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
 	bool short_of, ok;
 	unsigned n;
 	ZyanStatus st;
 
 	ok = decode_insn(bt, &is, b, avail, &short_of);
-	st = ZydisDecoderDecodeFull(&bt->dec, b, avail, &want.i, want.op);
+	st = ZydisDecoderDecodeFull(&bt->dec, b, avail, &z, op);
 	if (ok != !!ZYAN_SUCCESS(st))
 		differs("validity", b, avail);
 	if (!ok) {
@@ -102,6 +104,7 @@ static void compare(const uint8_t *b, unsigned avail)
 		assert_int_equal(is.kind, K_CALLOUT);
 		return;
 	}
+	decode_take(&want, &z, op);
 	memcpy(want.bytes, b, want.i.length);
 	n = want.i.operand_count;
 	if (memcmp(&is.i, &want.i, sizeof(is.i)))

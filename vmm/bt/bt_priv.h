@@ -18,6 +18,7 @@
 
 #include "mm/base/stats.h"
 #include "mm/p2m.h"
+#include "vmm/bt/insn.h"
 #include "vmm/bt/layout.h"
 #include "vmm/bt/phase.h"
 #include "vmm/bt/reason.h"
@@ -26,9 +27,6 @@
 #include "vmm/mmu/shadow.h"
 #include "vmm/x86/regs.h"
 
-#define TU_MAX	       24
-/* The same of a loop that is done several times over (tu.c). */
-#define TU_LOOP_MAX    60
 /* Branches and calls that a unit runs on past, and all its ways on. */
 #define TU_SIDE_MAX    3
 #define CCF_EXITS      (TU_SIDE_MAX + 2)
@@ -415,72 +413,11 @@ static inline uint8_t bt_key(const struct bt *bt)
 }
 
 /* tu.c: decode one unit. */
-struct tu_insn {
-	ZydisDecodedInstruction i;
-	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-	uint64_t rip;
-	uint8_t bytes[15];
-	uint8_t kind; /* enum insn_kind */
-};
-struct tu {
-	uint64_t rip;
-	uint32_t ppn, ppn2;
-	bool straddle;
-	unsigned n;
-	uint64_t next; /* rip after the last */
-	struct tu_insn insn[TU_LOOP_MAX];
-};
-/* What an instruction needs from the translator. */
-enum insn_kind {
-	K_CALLOUT, /* the default: nothing unknown is ever copied */
-	K_PLAIN,
-	K_NOP, /* nothing to emit */
-	K_JCC,
-	K_JMP,
-	K_JMP_IND,
-	K_CALL,
-	K_CALL_IND,
-	K_RET,
-	K_JRCXZ,
-	K_LOOP,
-	K_PUSH,
-	K_POP,
-	K_LEAVE,
-	K_PUSHF,
-	K_STRING,
-	K_CLI,
-	K_STI,
-	K_SWAPGS,
-	K_RDTSC,
-	K_RDTSCP,
-	K_RDBASE,
-	K_WRBASE,
-	K_IRET,
-	K_XSAVE,
-	K_CPUID,
-	K_MOV_FROM_SREG,
-	K_MOV_FROM_CR,
-	K_SYSCALL,
-	K_SYSRET,
-};
 void tu_init(void);
 /* 0, or -EFAULT: not even the first instruction can be fetched whole. */
 int tu_decode(struct bt *bt, uint64_t rip, uint32_t ppn, struct tu *tu);
 bool tu_ends(const struct tu_insn *in);
 enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in);
-static inline bool is_call(const struct tu_insn *in)
-{
-	return in->kind == K_CALL || in->kind == K_CALL_IND;
-}
-/* Of a branch to a constant; of others, what follows them. */
-static inline uint64_t branch_target(const struct tu_insn *in)
-{
-	const ZydisDecodedOperand *o = &in->op[0];
-
-	return in->rip + in->i.length +
-	       (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? o->imm.value.s : 0);
-}
-
 /* decode.c. 0 or -ENOMEM; fini also after that. */
 int decode_init(struct bt *bt);
 void decode_fini(struct bt *bt);
@@ -491,6 +428,9 @@ void decode_trim(struct bt *bt);
  * which raises the right exception; or (short_of) it goes on past avail < 15. */
 bool decode_insn(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
 		 unsigned avail, bool *short_of);
+/* What Zydis says, into in: all but rip, bytes and kind. */
+void decode_take(struct tu_insn *in, const ZydisDecodedInstruction *z,
+		 const ZydisDecodedOperand *op);
 
 /* translate.c: never fails, but may evict other CCFs (tc_begin). */
 uint32_t bt_translate(struct bt *bt, const struct tu *tu);

@@ -24,7 +24,7 @@
  * Data: SHAPE_WAYS shapes a set, the oldest of which goes first. A set is found by
  * the prefixes, the opcode and, where that has them, ModRM and SIB. Which opcodes
  * do is learnt from Zydis; to be wrong about it costs a look-up that finds nothing
- * and no more, as all bytes are compared in the end. 4096 shapes serve 91% of
+ * and no more, as all bytes are compared in the end. 4096 shapes serve 90% of
  * gcc's code. (Whole instructions, all bytes alike, would serve 60%.)
  *
  * The memory is given back with the translations' (tc_trim): all zero is empty.
@@ -41,7 +41,7 @@
 #define SHAPE_WAYS 4u
 /* Operands of one. The first few are always valid, whether there are as many or
  * not: who looks at the second of an instruction that has one finds none. */
-#define SHAPE_OPS  6u
+#define SHAPE_OPS  8u
 #define FIRST_OPS  3u
 /* Where an instruction's bytes have their end: the mode, and that there is one. */
 #define TAG_BYTE   15
@@ -53,8 +53,8 @@ union tag {
 };
 struct shape {
 	/* As a tu_insn begins. */
-	ZydisDecodedInstruction i;
-	ZydisDecodedOperand op[SHAPE_OPS];
+	struct ginsn i;
+	struct gop op[SHAPE_OPS];
 	uint8_t kind;
 };
 #define ALIKE(m)                                                               \
@@ -168,50 +168,113 @@ static int64_t value_at(const union tag *t, unsigned at, unsigned bits,
 }
 
 /* What of the instruction is a value. */
-static bool has_disp(const ZydisDecodedInstruction *i)
+static bool has_disp(const struct ginsn *i)
 {
 	return i->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	       (i->attributes & ZYDIS_ATTRIB_HAS_MODRM) &&
-	       i->address_width == 64 && i->raw.disp.size;
+	       i->address_width == 64 && i->disp_bits;
 }
-static bool has_imm(const ZydisDecodedInstruction *i)
+static bool has_imm(const struct ginsn *i)
 {
 	return i->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	       i->raw.imm[0].size && i->raw.imm[0].size <= 32 &&
-	       !i->raw.imm[1].size;
+	       i->imm_bits && i->imm_bits <= 32 && !i->two_imms;
 }
 
 /* Its values, from its bytes. */
 static void put_values(struct tu_insn *in, const union tag *t)
 {
 	bool disp = has_disp(&in->i), imm = has_imm(&in->i);
+	int64_t v = 0;
 
 	if (disp)
-		in->i.raw.disp.value = value_at(t, in->i.raw.disp.offset,
-						in->i.raw.disp.size, true);
+		in->i.disp = value_at(t, in->i.disp_at, in->i.disp_bits, true);
 	if (imm)
-		in->i.raw.imm[0].value.s = value_at(t, in->i.raw.imm[0].offset,
-						    in->i.raw.imm[0].size,
-						    in->i.raw.imm[0].is_signed);
+		v = value_at(t, in->i.imm_at, in->i.imm_bits, in->i.imm_signed);
 	if (!disp && !imm)
 		return;
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
-		ZydisDecodedOperand *o = &in->op[k];
+		struct gop *o = &in->op[k];
 
 		if (disp && o->type == ZYDIS_OPERAND_TYPE_MEMORY &&
 		    o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
-			o->mem.disp.value = in->i.raw.disp.value;
+			o->mem.disp = in->i.disp;
 		else if (imm && o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
 			 o->encoding != ZYDIS_OPERAND_ENCODING_NONE)
-			o->imm.value.u = in->i.raw.imm[0].value.u;
+			o->imm.s = v;
 	}
+}
+
+static void take_op(struct gop *o, const ZydisDecodedOperand *z)
+{
+	o->type = z->type;
+	o->visibility = z->visibility;
+	o->encoding = z->encoding;
+	o->actions = z->actions;
+	o->size = z->size;
+	switch (z->type) {
+	case ZYDIS_OPERAND_TYPE_REGISTER:
+		o->reg = z->reg.value;
+		break;
+	case ZYDIS_OPERAND_TYPE_MEMORY:
+		o->mem.type = z->mem.type;
+		o->mem.scale = z->mem.scale;
+		o->mem.segment = z->mem.segment;
+		o->mem.base = z->mem.base;
+		o->mem.index = z->mem.index;
+		if (z->mem.disp.has_displacement)
+			o->mem.disp = z->mem.disp.value;
+		break;
+	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
+		o->imm.u = z->imm.value.u;
+		break;
+	default:
+		break;
+	}
+}
+
+void decode_take(struct tu_insn *in, const ZydisDecodedInstruction *z,
+		 const ZydisDecodedOperand *op)
+{
+	in->i = (struct ginsn){
+		.attributes = z->attributes,
+		.cpu_flags = z->cpu_flags,
+		.disp = z->raw.disp.value,
+		.mnemonic = z->mnemonic,
+		.isa_set = z->meta.isa_set,
+		.length = z->length,
+		.encoding = z->encoding,
+		.opcode_map = z->opcode_map,
+		.opcode = z->opcode,
+		.category = z->meta.category,
+		.branch_type = z->meta.branch_type,
+		.exception_class = z->meta.exception_class,
+		.operand_width = z->operand_width,
+		.address_width = z->address_width,
+		.operand_count = z->operand_count,
+		.operand_count_visible = z->operand_count_visible,
+		.n_prefix = z->raw.prefix_count,
+		.rex_b = z->raw.rex.B,
+		.evex_aaa = z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX
+				    ? z->raw.evex.aaa
+				    : 0,
+		.modrm_at = z->raw.modrm.offset,
+		.disp_at = z->raw.disp.offset,
+		.disp_bits = z->raw.disp.size,
+		.imm_at = z->raw.imm[0].offset,
+		.imm_bits = z->raw.imm[0].size,
+		.imm_signed = z->raw.imm[0].is_signed,
+		.two_imms = z->raw.imm[1].size,
+	};
+	memset(in->op, 0, sizeof(in->op));
+	for (unsigned k = 0; k < z->operand_count; k++)
+		take_op(&in->op[k], &op[k]);
 }
 
 /* Of a shape with n operands, what is to be copied. */
 static size_t head_bytes(unsigned n)
 {
 	return offsetof(struct shape, op) +
-	       (n > FIRST_OPS ? n : FIRST_OPS) * sizeof(ZydisDecodedOperand);
+	       (n > FIRST_OPS ? n : FIRST_OPS) * sizeof(struct gop);
 }
 
 static void learn(struct shapes *s, const union tag *t, unsigned set,
@@ -230,11 +293,9 @@ static void learn(struct shapes *s, const union tag *t, unsigned set,
 	memset(mask->b, 0xff, in->i.length);
 	mask->b[TAG_BYTE] = 0xff;
 	if (has_disp(&in->i))
-		memset(mask->b + in->i.raw.disp.offset, 0,
-		       in->i.raw.disp.size / 8);
+		memset(mask->b + in->i.disp_at, 0, in->i.disp_bits / 8);
 	if (has_imm(&in->i))
-		memset(mask->b + in->i.raw.imm[0].offset, 0,
-		       in->i.raw.imm[0].size / 8);
+		memset(mask->b + in->i.imm_at, 0, in->i.imm_bits / 8);
 	is->q[0] = t->q[0] & mask->q[0];
 	is->q[1] = t->q[1] & mask->q[1];
 	memcpy(sh, in, head_bytes(n));
@@ -258,6 +319,8 @@ static const struct shape *known(const struct shapes *s, const union tag *t,
 bool decode_insn(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
 		 unsigned avail, bool *short_of)
 {
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction z;
 	const struct shape *sh;
 	union tag t;
 	uint8_t *modrm;
@@ -277,8 +340,9 @@ bool decode_insn(struct bt *bt, struct tu_insn *in, const uint8_t *bytes,
 		return true;
 	}
 	bt->stats.decoded++;
-	st = ZydisDecoderDecodeFull(&bt->dec, bytes, avail, &in->i, in->op);
+	st = ZydisDecoderDecodeFull(&bt->dec, bytes, avail, &z, op);
 	if (ZYAN_SUCCESS(st)) {
+		decode_take(in, &z, op);
 		memcpy(in->bytes, t.b, 15);
 		in->kind = tu_classify(bt, in);
 		learn(bt->shapes, &t, set, modrm, in);

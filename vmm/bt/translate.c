@@ -95,7 +95,7 @@ static bool gen_insn(struct tr *t, unsigned k)
 		return true;
 	case K_RDBASE:
 		gen_from_vcpu(
-			t, reg_id(in->op[0].reg.value), 8,
+			t, reg_id(in->op[0].reg), 8,
 			in->i.mnemonic == ZYDIS_MNEMONIC_RDFSBASE
 				? offsetof(struct vcpu, seg[SEG_FS].base)
 				: offsetof(struct vcpu, seg[SEG_GS].base));

@@ -46,7 +46,7 @@ void delta_wrote(struct tr *t, uint32_t regs)
 /* By how much at most does it move op[0], a 64-bit register? 0: unknown. */
 static int64_t step_of(const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[1];
+	const struct gop *o = &in->op[1];
 	int64_t by = 0;
 
 	switch (in->i.mnemonic) {
@@ -56,15 +56,13 @@ static int64_t step_of(const struct tu_insn *in)
 	case ZYDIS_MNEMONIC_ADD:
 	case ZYDIS_MNEMONIC_SUB:
 		if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-			by = o->imm.value.s < 0 ? -o->imm.value.s
-						: o->imm.value.s;
+			by = o->imm.s < 0 ? -o->imm.s : o->imm.s;
 		break;
 	case ZYDIS_MNEMONIC_LEA:
 		if (o->mem.index != ZYDIS_REGISTER_NONE ||
 		    o->mem.base == ZYDIS_REGISTER_NONE)
 			return 0;
-		by = o->mem.disp.value < 0 ? -o->mem.disp.value
-					   : o->mem.disp.value;
+		by = o->mem.disp < 0 ? -o->mem.disp : o->mem.disp;
 		if (!by)
 			by = 1; /* lea r, [r] */
 		break;
@@ -77,14 +75,14 @@ static int64_t step_of(const struct tu_insn *in)
 /* The register that op[0] is a copy of, but for step_of; or -1. */
 static int copy_of(const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[1];
+	const struct gop *o = &in->op[1];
 
 	switch (in->i.mnemonic) {
 	case ZYDIS_MNEMONIC_INC:
 	case ZYDIS_MNEMONIC_DEC:
 	case ZYDIS_MNEMONIC_ADD:
 	case ZYDIS_MNEMONIC_SUB:
-		return reg_id(in->op[0].reg.value);
+		return reg_id(in->op[0].reg);
 	case ZYDIS_MNEMONIC_LEA:
 		return in->i.address_width == 64 &&
 				       ZydisRegisterGetClass(o->mem.base) ==
@@ -93,9 +91,9 @@ static int copy_of(const struct tu_insn *in)
 			       : -1;
 	case ZYDIS_MNEMONIC_MOV:
 		return o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-				       ZydisRegisterGetClass(o->reg.value) ==
+				       ZydisRegisterGetClass(o->reg) ==
 					       ZYDIS_REGCLASS_GPR64
-			       ? (int)ZydisRegisterGetId(o->reg.value)
+			       ? (int)ZydisRegisterGetId(o->reg)
 			       : -1;
 	default:
 		return -1;
@@ -107,20 +105,19 @@ static int copy_of(const struct tu_insn *in)
  * access would fault beside the wrong slot. */
 static bool loads_address(const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[1];
+	const struct gop *o = &in->op[1];
 
 	return in->i.mnemonic == ZYDIS_MNEMONIC_MOV &&
 	       o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-	       (o->imm.value.s >= FAR || o->imm.value.s <= -FAR);
+	       (o->imm.s >= FAR || o->imm.s <= -FAR);
 }
 
 /* A 32-bit write that zero-extends, whatever happens. */
-static bool surely_writes32(const struct tu_insn *in,
-			    const ZydisDecodedOperand *o)
+static bool surely_writes32(const struct tu_insn *in, const struct gop *o)
 {
 	if ((o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE) || loads_address(in))
 		return false;
-	switch (in->i.meta.category) {
+	switch (in->i.category) {
 	case ZYDIS_CATEGORY_BINARY:
 	case ZYDIS_CATEGORY_LOGICAL:
 	case ZYDIS_CATEGORY_DATAXFER:
@@ -135,7 +132,7 @@ static bool surely_writes32(const struct tu_insn *in,
 /* Is the 64-bit result in op[0] small? */
 static bool small64(const struct tr *t, const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[1];
+	const struct gop *o = &in->op[1];
 
 	switch (in->i.mnemonic) {
 	case ZYDIS_MNEMONIC_MOVZX:
@@ -144,14 +141,14 @@ static bool small64(const struct tr *t, const struct tu_insn *in)
 		return o->size <= 32;
 	case ZYDIS_MNEMONIC_MOV:
 		if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-			return fits32(o->imm.value.s) && !loads_address(in);
+			return fits32(o->imm.s) && !loads_address(in);
 		return copy_of(in) >= 0 && (t->small >> copy_of(in) & 1);
 	case ZYDIS_MNEMONIC_AND:
 		return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-		       o->imm.value.s >= 0 && fits32(o->imm.value.s);
+		       o->imm.s >= 0 && fits32(o->imm.s);
 	case ZYDIS_MNEMONIC_SHR:
 		return o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-		       (o->imm.value.u & 63) >= 32;
+		       (o->imm.u & 63) >= 32;
 	default:
 		return false;
 	}
@@ -181,13 +178,13 @@ static void plain_facts(struct tr *t, const struct tu_insn *in)
 	int to = -1, from = -1;
 
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
-		const ZydisDecodedOperand *o = &in->op[k];
+		const struct gop *o = &in->op[k];
 		int g;
 
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
 		    !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			continue;
-		g = reg_id(o->reg.value);
+		g = reg_id(o->reg);
 		if (g < 0)
 			continue;
 		lost |= 1u << g;
@@ -214,7 +211,7 @@ static void plain_facts(struct tr *t, const struct tu_insn *in)
 
 void facts_after(struct tr *t, const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[0];
+	const struct gop *o = &in->op[0];
 
 	switch (in->kind) {
 	case K_NOP:
@@ -225,7 +222,7 @@ void facts_after(struct tr *t, const struct tu_insn *in)
 		break;
 	case K_POP:
 		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER)
-			delta_wrote(t, 1u << reg_id(o->reg.value));
+			delta_wrote(t, 1u << reg_id(o->reg));
 		break;
 	case K_PLAIN:
 		plain_facts(t, in);

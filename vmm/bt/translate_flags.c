@@ -17,12 +17,12 @@ static bool kills_flags(const struct tu_insn *in)
 	if (in->kind != K_PLAIN || !f)
 		return false;
 	set = f->modified | f->set_0 | f->set_1;
-	if (in->i.meta.category == ZYDIS_CATEGORY_LOGICAL)
+	if (in->i.category == ZYDIS_CATEGORY_LOGICAL)
 		set |= FL_AF;
-	else if (in->i.meta.category != ZYDIS_CATEGORY_BINARY)
+	else if (in->i.category != ZYDIS_CATEGORY_BINARY)
 		return false;
 	return (set & ~f->undefined & FL_ARITH) == FL_ARITH ||
-	       (in->i.meta.category == ZYDIS_CATEGORY_LOGICAL &&
+	       (in->i.category == ZYDIS_CATEGORY_LOGICAL &&
 		(set & FL_ARITH) == FL_ARITH &&
 		!(f->undefined & FL_ARITH & ~FL_AF));
 }
@@ -45,11 +45,11 @@ static bool may_fault(const struct tu_insn *in)
 			return true;
 	return in->i.mnemonic == ZYDIS_MNEMONIC_DIV ||
 	       in->i.mnemonic == ZYDIS_MNEMONIC_IDIV ||
-	       (in->i.meta.category != ZYDIS_CATEGORY_BINARY &&
-		in->i.meta.category != ZYDIS_CATEGORY_LOGICAL &&
-		in->i.meta.category != ZYDIS_CATEGORY_DATAXFER &&
-		in->i.meta.category != ZYDIS_CATEGORY_SHIFT &&
-		in->i.meta.category != ZYDIS_CATEGORY_ROTATE);
+	       (in->i.category != ZYDIS_CATEGORY_BINARY &&
+		in->i.category != ZYDIS_CATEGORY_LOGICAL &&
+		in->i.category != ZYDIS_CATEGORY_DATAXFER &&
+		in->i.category != ZYDIS_CATEGORY_SHIFT &&
+		in->i.category != ZYDIS_CATEGORY_ROTATE);
 }
 
 /* Are the arithmetic flags dead at the beginning of instruction k: written by

@@ -243,7 +243,7 @@ void gen_poll(struct tr *t, unsigned goff, bool places)
 bool gen_flow(struct tr *t, unsigned k)
 {
 	const struct tu_insn *in = &t->tu->insn[k];
-	const ZydisDecodedOperand *o = &in->op[0];
+	const struct gop *o = &in->op[0];
 	uint64_t next = in->rip + in->i.length;
 	uint64_t target = branch_target(in);
 	uint8_t *p;
@@ -255,7 +255,7 @@ bool gen_flow(struct tr *t, unsigned k)
 	case K_JCC:
 		s0_kept(t);
 		/* A loop goes on in the unit, and out of it when it ends. */
-		if (k + 1 < t->tu->n && in->op[0].imm.value.s < 0) {
+		if (k + 1 < t->tu->n && in->op[0].imm.s < 0) {
 			p = emit_jcc(&t->e, (in->i.opcode & 15) ^ 1);
 			add_exit(t, p, next);
 			return true;
@@ -294,7 +294,7 @@ bool gen_flow(struct tr *t, unsigned k)
 			gen_poll(t, in->rip - t->tu->rip, true);
 		emit_pop(&t->e, S0);
 		if (in->i.operand_count_visible)
-			emit_lea(&t->e, R_RSP, R_RSP, o->imm.value.u & 0xffff);
+			emit_lea(&t->e, R_RSP, R_RSP, o->imm.u & 0xffff);
 		gen_ind(t, here(t));
 		if (pairs(t))
 			gen_paired_ret(t);
@@ -340,7 +340,7 @@ static bool may_loop(const struct tu_insn *in)
 	case K_CALL:
 	case K_JRCXZ:
 	case K_LOOP:
-		return in->op[0].imm.value.s < 0;
+		return in->op[0].imm.s < 0;
 	default:
 		return false;
 	}

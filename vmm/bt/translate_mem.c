@@ -63,7 +63,7 @@ void load_guest(struct tr *t, unsigned dst, int g)
 		delta_lost(t);
 }
 
-static unsigned scale_shift(const ZydisDecodedOperand *o)
+static unsigned scale_shift(const struct gop *o)
 {
 	return o->mem.scale == 8   ? 3
 	       : o->mem.scale == 4 ? 2
@@ -71,11 +71,11 @@ static unsigned scale_shift(const ZydisDecodedOperand *o)
 }
 
 /* The effective address of a memory operand into r11 (no segment base). */
-void gen_ea(struct tr *t, const ZydisDecodedOperand *o)
+void gen_ea(struct tr *t, const struct gop *o)
 {
 	int base = -1, index = -1;
 	unsigned ss = scale_shift(o);
-	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	int64_t disp = o->mem.disp;
 
 	if (o->mem.base != ZYDIS_REGISTER_NONE)
 		base = ZydisRegisterGetId(o->mem.base);
@@ -199,7 +199,7 @@ static bool follows_list(const struct tr *t, const struct tu_insn *in, int base)
 
 	if (in->i.mnemonic != ZYDIS_MNEMONIC_MOV || is_special(base) ||
 	    in->op[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
-	    in->op[0].size != 64 || reg_id(in->op[0].reg.value) != base)
+	    in->op[0].size != 64 || reg_id(in->op[0].reg) != base)
 		return false;
 	if (last->kind != K_JCC && last->kind != K_JMP)
 		return false;
@@ -259,9 +259,9 @@ static void gen_mem_table(struct tr *t, int x, unsigned ss, int64_t disp,
  * as the guard reaches (translate_facts.c). False: not one of these.
  */
 static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
-			 const ZydisDecodedOperand *o, struct mref *m)
+			 const struct gop *o, struct mref *m)
 {
-	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	int64_t disp = o->mem.disp;
 	bool far = disp >= FAR || disp <= -FAR;
 	int base = -1, index = -1;
 	unsigned ss = scale_shift(o);
@@ -326,12 +326,12 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 
 /* Make a memory operand addressable. Uses r10, and r11 unless the answer has other
  * registers; r11, too, as an index, if free_s0 (translate_facts.c). */
-void gen_mem(struct tr *t, const struct tu_insn *in,
-	     const ZydisDecodedOperand *o, struct mref *m)
+void gen_mem(struct tr *t, const struct tu_insn *in, const struct gop *o,
+	     struct mref *m)
 {
 	bool seg = o->mem.segment == ZYDIS_REGISTER_FS ||
 		   o->mem.segment == ZYDIS_REGISTER_GS;
-	int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	int64_t disp = o->mem.disp;
 	int32_t add = 0;
 	int base = S0;
 
@@ -427,14 +427,14 @@ static void put_modrm(struct tr *t, uint8_t modrm, const struct rewrite *w,
 static void put_evex_modrm(struct tr *t, const struct tu_insn *in,
 			   const struct mref *m, unsigned reg)
 {
-	const ZydisDecodedInstruction *i = &in->i;
+	const struct ginsn *i = &in->i;
 	unsigned mod = 2;
 	int64_t disp = 0;
 
 	for (unsigned k = 0; k < i->operand_count; k++)
 		if (in->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			disp = in->op[k].mem.disp.value;
-	if (i->raw.disp.size == 8 && disp == m->disp)
+			disp = in->op[k].mem.disp;
+	if (i->disp_bits == 8 && disp == m->disp)
 		mod = 1;
 	else if (!m->disp && (m->base & 7) != R_RBP)
 		mod = 0;
@@ -446,7 +446,7 @@ static void put_evex_modrm(struct tr *t, const struct tu_insn *in,
 		e8(&t->e, mod << 6 | (reg & 7) << 3 | (m->base & 7));
 	}
 	if (mod == 1)
-		e8(&t->e, i->raw.disp.value);
+		e8(&t->e, i->disp);
 	else if (mod == 2)
 		e32(&t->e, m->disp);
 }
@@ -457,7 +457,7 @@ static void put_evex(struct tr *t, const struct tu_insn *in,
 		     const struct rewrite *w, unsigned p)
 {
 	const uint8_t *b = in->bytes + p;
-	uint8_t modrm = in->bytes[in->i.raw.modrm.offset], p0 = b[1];
+	uint8_t modrm = in->bytes[in->i.modrm_at], p0 = b[1];
 	unsigned reg = modrm >> 3 & 7, rm = modrm & 7;
 
 	BUG_ON(w->vvvv >= 0 || w->opreg >= 0);
@@ -489,7 +489,7 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 	const uint8_t *b = in->bytes;
 	unsigned n = in->i.length, p = 0, rexb = 0, modrm_at;
 	bool has_modrm = in->i.attributes & ZYDIS_ATTRIB_HAS_MODRM;
-	uint8_t modrm = has_modrm ? b[in->i.raw.modrm.offset] : 0;
+	uint8_t modrm = has_modrm ? b[in->i.modrm_at] : 0;
 	unsigned reg, rm, bx = 0, xx = 0, tail;
 
 	if (w->m && w->m->seg)
@@ -569,7 +569,7 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 		r |= rexb & 8;
 		if (rexb || r)
 			e8(&t->e, 0x40 | r);
-		modrm_at = has_modrm ? in->i.raw.modrm.offset : 0;
+		modrm_at = has_modrm ? in->i.modrm_at : 0;
 		if (has_modrm) {
 			ebytes(&t->e, b + p, modrm_at - p - 1);
 			e8(&t->e, b[modrm_at - 1] ^ w->flip);
@@ -584,10 +584,10 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 	}
 	/* What follows ModRM, SIB and displacement: the immediate. */
 	if (has_modrm) {
-		tail = in->i.raw.modrm.offset + 1;
+		tail = in->i.modrm_at + 1;
 		if (in->i.attributes & ZYDIS_ATTRIB_HAS_SIB)
 			tail++;
-		tail += in->i.raw.disp.size / 8;
+		tail += in->i.disp_bits / 8;
 	} else {
 		tail = p;
 	}
@@ -595,13 +595,12 @@ void put_rewritten(struct tr *t, const struct tu_insn *in,
 }
 
 /* Value of a 64-bit r/m operand into r11. */
-void gen_rm64(struct tr *t, const struct tu_insn *in,
-	      const ZydisDecodedOperand *o)
+void gen_rm64(struct tr *t, const struct tu_insn *in, const struct gop *o)
 {
 	struct mref m;
 
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-		load_guest(t, S0, ZydisRegisterGetId(o->reg.value));
+		load_guest(t, S0, ZydisRegisterGetId(o->reg));
 		return;
 	}
 	gen_mem(t, in, o, &m);

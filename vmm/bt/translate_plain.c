@@ -54,11 +54,11 @@ static void gen_high_byte_mem(struct tr *t, const struct tu_insn *in,
 }
 
 static bool plain_operands(const struct tu_insn *in, struct special *sp,
-			   unsigned *n_sp, const ZydisDecodedOperand **mem,
-			   bool *high, uint32_t *written)
+			   unsigned *n_sp, const struct gop **mem, bool *high,
+			   uint32_t *written)
 {
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
-		const ZydisDecodedOperand *o = &in->op[k];
+		const struct gop *o = &in->op[k];
 		int g;
 
 		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
@@ -69,10 +69,10 @@ static bool plain_operands(const struct tu_insn *in, struct special *sp,
 		}
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
-		g = reg_id(o->reg.value);
+		g = reg_id(o->reg);
 		if (g < 0)
 			continue;
-		if (is_high_byte(o->reg.value))
+		if (is_high_byte(o->reg))
 			*high = true;
 		if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 			*written |= 1u << g;
@@ -107,13 +107,13 @@ static void rewrite_regs(const struct tu_insn *in, const struct special *sp,
 			 unsigned n_sp, struct rewrite *w)
 {
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
-		const ZydisDecodedOperand *o = &in->op[k];
+		const struct gop *o = &in->op[k];
 		int h;
 
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-		    reg_id(o->reg.value) < 0)
+		    reg_id(o->reg) < 0)
 			continue;
-		h = special_host(sp, n_sp, reg_id(o->reg.value));
+		h = special_host(sp, n_sp, reg_id(o->reg));
 		if (h < 0)
 			continue;
 		switch (o->encoding) {
@@ -139,7 +139,7 @@ static void rewrite_regs(const struct tu_insn *in, const struct special *sp,
  * make the address of the very word, and keep the bit's number within it. */
 static bool is_bit_string(const struct tu_insn *in)
 {
-	return in->i.meta.category == ZYDIS_CATEGORY_BITBYTE &&
+	return in->i.category == ZYDIS_CATEGORY_BITBYTE &&
 	       (in->i.mnemonic == ZYDIS_MNEMONIC_BT ||
 		in->i.mnemonic == ZYDIS_MNEMONIC_BTS ||
 		in->i.mnemonic == ZYDIS_MNEMONIC_BTR ||
@@ -150,8 +150,8 @@ static bool is_bit_string(const struct tu_insn *in)
 
 static bool gen_bit_string(struct tr *t, const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[0];
-	int g = reg_id(in->op[1].reg.value);
+	const struct gop *o = &in->op[0];
+	int g = reg_id(in->op[1].reg);
 	bool wide = in->op[1].size == 64;
 	struct mref m = {S0, -1, 0, 0, 0};
 	struct rewrite w = {S1, -1, -1, -1, &m, 0};
@@ -159,7 +159,7 @@ static bool gen_bit_string(struct tr *t, const struct tu_insn *in)
 	if (in->op[1].size == 16 || is_special(g))
 		return gen_callout(t, in);
 	if (o->mem.base == ZYDIS_REGISTER_RIP)
-		gen_addr(t, S0, in->rip + in->i.length + o->mem.disp.value);
+		gen_addr(t, S0, in->rip + in->i.length + o->mem.disp);
 	else
 		gen_ea(t, o);
 	if (o->mem.segment == ZYDIS_REGISTER_FS ||
@@ -188,22 +188,20 @@ static bool gen_bit_string(struct tr *t, const struct tu_insn *in)
  * several segment prefixes. */
 static bool has_seg_prefix(const struct tu_insn *in)
 {
-	for (unsigned p = 0; p < in->i.raw.prefix_count; p++)
-		if (in->i.raw.prefixes[p].value == 0x64 ||
-		    in->i.raw.prefixes[p].value == 0x65)
+	for (unsigned p = 0; p < in->i.n_prefix; p++)
+		if (in->bytes[p] == 0x64 || in->bytes[p] == 0x65)
 			return true;
 	return false;
 }
 
 /* Does it mean the same with memory where it has a register rm? (Not so: bit
  * strings; XCHG, which would lock; what widens a result in a register.) */
-static bool rm_may_be_memory(const struct tu_insn *in,
-			     const ZydisDecodedOperand *o)
+static bool rm_may_be_memory(const struct tu_insn *in, const struct gop *o)
 {
 	/* A 32-bit result would leave the upper half as it was. */
 	if ((o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && o->size == 32)
 		return false;
-	switch (in->i.meta.category) {
+	switch (in->i.category) {
 	case ZYDIS_CATEGORY_BINARY:
 	case ZYDIS_CATEGORY_LOGICAL:
 		return true;
@@ -234,7 +232,7 @@ static bool rm_may_be_memory(const struct tu_insn *in,
  */
 static bool gen_direct(struct tr *t, const struct tu_insn *in, int g)
 {
-	const ZydisDecodedOperand *o = NULL;
+	const struct gop *o = NULL;
 	struct mref m = {RT, -1, 0, BT_D_GPR(g), 0};
 	struct rewrite w = {-1, -1, -1, -1, &m, 0};
 	uint8_t op = in->i.opcode, modrm, rexb = 0;
@@ -244,7 +242,7 @@ static bool gen_direct(struct tr *t, const struct tu_insn *in, int g)
 		return false;
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
 		if (in->op[k].type != ZYDIS_OPERAND_TYPE_REGISTER ||
-		    reg_id(in->op[k].reg.value) != g)
+		    reg_id(in->op[k].reg) != g)
 			continue;
 		if (o)
 			return false;
@@ -253,8 +251,8 @@ static bool gen_direct(struct tr *t, const struct tu_insn *in, int g)
 	if (!o || !rm_may_be_memory(in, o))
 		return false;
 	if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG) {
-		modrm = in->bytes[in->i.raw.modrm.offset];
-		rexb = in->i.raw.rex.B;
+		modrm = in->bytes[in->i.modrm_at];
+		rexb = in->i.rex_b;
 		if (in->i.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
 			return false;
 		if ((op < 0x40 && (op & 7) < 4) || (op & 0xfc) == 0x88)
@@ -275,7 +273,7 @@ static bool gen_direct(struct tr *t, const struct tu_insn *in, int g)
  * that it takes to have reg in a work register, of which there are two in all.
  */
 static bool gen_direct_mem(struct tr *t, const struct tu_insn *in, int g,
-			   const ZydisDecodedOperand *mem)
+			   const struct gop *mem)
 {
 	uint8_t op = in->i.opcode;
 
@@ -293,7 +291,7 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 {
 	struct special sp[4];
 	unsigned n_sp = 0, avail[2], n_avail = 0, goff = in->rip - t->tu->rip;
-	const ZydisDecodedOperand *mem = NULL;
+	const struct gop *mem = NULL;
 	bool high = false, lea = in->i.mnemonic == ZYDIS_MNEMONIC_LEA;
 	uint32_t written = 0;
 	struct mref m;
@@ -310,7 +308,7 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 		return true;
 	if (lea) {
 		/* Not an access: the address itself, in guest form. */
-		int g = reg_id(in->op[0].reg.value);
+		int g = reg_id(in->op[0].reg);
 		int b = mem->mem.base == ZYDIS_REGISTER_NONE ||
 					mem->mem.base == ZYDIS_REGISTER_RIP
 				? -1
@@ -320,8 +318,7 @@ bool gen_plain(struct tr *t, const struct tu_insn *in, unsigned k)
 				: ZydisRegisterGetId(mem->mem.index);
 
 		if (mem->mem.base == ZYDIS_REGISTER_RIP) {
-			uint64_t a =
-				in->rip + in->i.length + mem->mem.disp.value;
+			uint64_t a = in->rip + in->i.length + mem->mem.disp;
 			int d = is_special(g) ? S0 : g;
 
 			if (in->op[0].size == 16)

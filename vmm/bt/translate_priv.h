@@ -83,16 +83,15 @@ bool is_high_byte(ZydisRegister r);
 /* From here on, a fault is at the guest instruction at offset guest. */
 void recov_mark(struct tr *t, unsigned guest, enum recov_kind kind);
 void load_guest(struct tr *t, unsigned dst, int g);
-void gen_ea(struct tr *t, const ZydisDecodedOperand *o);
+void gen_ea(struct tr *t, const struct gop *o);
 void gen_delta(struct tr *t, unsigned a);
 void gen_slot_delta(struct tr *t, uint64_t a);
-void gen_mem(struct tr *t, const struct tu_insn *in,
-	     const ZydisDecodedOperand *o, struct mref *m);
+void gen_mem(struct tr *t, const struct tu_insn *in, const struct gop *o,
+	     struct mref *m);
 bool mref_uses(const struct mref *m, int r);
 void put_rewritten(struct tr *t, const struct tu_insn *in,
 		   const struct rewrite *w);
-void gen_rm64(struct tr *t, const struct tu_insn *in,
-	      const ZydisDecodedOperand *o);
+void gen_rm64(struct tr *t, const struct tu_insn *in, const struct gop *o);
 
 /* translate_addr.c: what depends on the unit's address. */
 /* The unit may be nowhere else; and not in another context, either. */

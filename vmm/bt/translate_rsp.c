@@ -38,10 +38,9 @@ void store_guest(struct tr *t, int g, unsigned src)
  * nowhere: only what is known to. */
 bool surely_accesses(const struct tu_insn *in)
 {
-	if (in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
-	    in->i.raw.evex.aaa)
+	if (in->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && in->i.evex_aaa)
 		return false;
-	switch (in->i.meta.category) {
+	switch (in->i.category) {
 	case ZYDIS_CATEGORY_DATAXFER:
 	case ZYDIS_CATEGORY_BINARY:
 	case ZYDIS_CATEGORY_LOGICAL:
@@ -176,24 +175,24 @@ static void gen_rsp_direct(struct tr *t, const struct tu_insn *in, unsigned k,
  * lea rsp, [rsp + disp]. False: not one of these. */
 bool gen_rsp_arith(struct tr *t, const struct tu_insn *in, unsigned k)
 {
-	const ZydisDecodedOperand *d = &in->op[0], *s = &in->op[1];
+	const struct gop *d = &in->op[0], *s = &in->op[1];
 	int64_t imm;
 
 	if (d->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-	    d->reg.value != ZYDIS_REGISTER_RSP)
+	    d->reg != ZYDIS_REGISTER_RSP)
 		return false;
 	if (in->i.mnemonic == ZYDIS_MNEMONIC_LEA) {
 		if (s->mem.base != ZYDIS_REGISTER_RSP ||
 		    s->mem.index != ZYDIS_REGISTER_NONE ||
-		    s->mem.disp.value < -65536 || s->mem.disp.value > 65536)
+		    s->mem.disp < -65536 || s->mem.disp > 65536)
 			return false;
-		emit_lea(&t->e, R_RSP, R_RSP, s->mem.disp.value);
+		emit_lea(&t->e, R_RSP, R_RSP, s->mem.disp);
 		settle_rsp(t, k);
 		return true;
 	}
 	if (s->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		return false;
-	imm = s->imm.value.s;
+	imm = s->imm.s;
 	if (in->i.mnemonic != ZYDIS_MNEMONIC_ADD &&
 	    in->i.mnemonic != ZYDIS_MNEMONIC_SUB)
 		return false;
@@ -233,21 +232,20 @@ void gen_push_addr(struct tr *t, uint64_t v)
 
 void gen_push(struct tr *t, const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[0];
+	const struct gop *o = &in->op[0];
 
 	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ||
 	    (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-	     !is_special(ZydisRegisterGetId(o->reg.value)))) {
+	     !is_special(ZydisRegisterGetId(o->reg)))) {
 		ebytes(&t->e, in->bytes, in->i.length);
 		t->bt->stats.ident++;
 		s0_kept(t);
 		return;
 	}
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-	    o->reg.value != ZYDIS_REGISTER_RSP) {
+	    o->reg != ZYDIS_REGISTER_RSP) {
 		s0_kept(t);
-		emit_push_m(&t->e, RT,
-			    BT_D_GPR(ZydisRegisterGetId(o->reg.value)));
+		emit_push_m(&t->e, RT, BT_D_GPR(ZydisRegisterGetId(o->reg)));
 		return;
 	}
 	gen_rm64(t, in, o);
@@ -256,12 +254,12 @@ void gen_push(struct tr *t, const struct tu_insn *in)
 
 bool gen_pop(struct tr *t, const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[0];
+	const struct gop *o = &in->op[0];
 	struct mref m;
 	int g;
 
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-		g = ZydisRegisterGetId(o->reg.value);
+		g = ZydisRegisterGetId(o->reg);
 		if (g == R_RSP) {
 			emit_load(&t->e, S0, R_RSP, 0);
 			set_rsp(t, S0);

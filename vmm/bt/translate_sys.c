@@ -66,8 +66,8 @@ void gen_from_vcpu(struct tr *t, int g, unsigned len, size_t field)
 
 bool gen_from_sreg(struct tr *t, const struct tu_insn *in)
 {
-	unsigned s = ZydisRegisterGetId(in->op[1].reg.value);
-	int g = reg_id(in->op[0].reg.value);
+	unsigned s = ZydisRegisterGetId(in->op[1].reg);
+	int g = reg_id(in->op[0].reg);
 	size_t field =
 		offsetof(struct vcpu, seg[0].sel) + s * sizeof(struct segment);
 
@@ -112,7 +112,7 @@ void gen_wrbase(struct tr *t, const struct tu_insn *in)
 	bool fs = in->i.mnemonic == ZYDIS_MNEMONIC_WRFSBASE;
 	unsigned s = fs ? SEG_FS : SEG_GS;
 
-	load_guest(t, S0, ZydisRegisterGetId(in->op[0].reg.value));
+	load_guest(t, S0, ZydisRegisterGetId(in->op[0].reg));
 	emit_store(&t->e, S0, RT, BT_D_HOT(HOT_TMP2));
 	gen_check_canonical(t);
 	if (fs || (t->bt->mode & MODE_USER)) {
@@ -143,7 +143,7 @@ void gen_wrbase(struct tr *t, const struct tu_insn *in)
 /* XSAVE64, XSAVEC64, XRSTOR64: by stubs.S, which comes back. */
 bool gen_xsave(struct tr *t, const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o = &in->op[0];
+	const struct gop *o = &in->op[0];
 	unsigned stub = in->i.mnemonic == ZYDIS_MNEMONIC_XSAVE64 ? HOT_J_XSAVE
 			: in->i.mnemonic == ZYDIS_MNEMONIC_XSAVEC64
 				? HOT_J_XSAVEC
@@ -179,7 +179,7 @@ bool gen_from_cr(struct tr *t, const struct tu_insn *in)
 {
 	size_t field;
 
-	switch (in->op[1].reg.value) {
+	switch (in->op[1].reg) {
 	case ZYDIS_REGISTER_CR0:
 		field = offsetof(struct vcpu, cr0);
 		break;
@@ -195,7 +195,7 @@ bool gen_from_cr(struct tr *t, const struct tu_insn *in)
 	default:
 		return gen_callout(t, in);
 	}
-	gen_from_vcpu(t, reg_id(in->op[0].reg.value), 8, field);
+	gen_from_vcpu(t, reg_id(in->op[0].reg), 8, field);
 	return true;
 }
 

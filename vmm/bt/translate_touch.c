@@ -7,11 +7,11 @@
 #include "vmm/bt/translate_priv.h"
 
 /* Does a misaligned operand raise #GP? */
-static bool must_align(const struct tu_insn *in, const ZydisDecodedOperand *o)
+static bool must_align(const struct tu_insn *in, const struct gop *o)
 {
 	if (o->size < 128)
 		return false;
-	switch (in->i.meta.exception_class) {
+	switch (in->i.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_AVX1:
 	case ZYDIS_EXCEPTION_CLASS_E1:
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
@@ -31,14 +31,14 @@ static bool must_align(const struct tu_insn *in, const ZydisDecodedOperand *o)
 }
 
 /* Its one memory operand, addressed by registers; or NULL. */
-static const ZydisDecodedOperand *touched(const struct tu_insn *in)
+static const struct gop *touched(const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *m = NULL;
+	const struct gop *m = NULL;
 
 	if (in->i.mnemonic == ZYDIS_MNEMONIC_LEA || !surely_accesses(in))
 		return NULL;
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
-		const ZydisDecodedOperand *o = &in->op[k];
+		const struct gop *o = &in->op[k];
 
 		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
 			continue;
@@ -56,7 +56,7 @@ static const ZydisDecodedOperand *touched(const struct tu_insn *in)
 
 void gen_touch(struct tr *t, const struct tu_insn *in)
 {
-	const ZydisDecodedOperand *o;
+	const struct gop *o;
 	uint32_t at, write;
 	int site;
 

@@ -162,10 +162,10 @@ static bool is_vector_ok(const struct isa_rule *r, unsigned mode)
 	return (mode & MODE_VEC) < below[r->vec];
 }
 
-static bool draws_random(const ZydisDecodedInstruction *i)
+static bool draws_random(const struct ginsn *i)
 {
-	return i->meta.category == ZYDIS_CATEGORY_RDRAND ||
-	       i->meta.category == ZYDIS_CATEGORY_RDSEED;
+	return i->category == ZYDIS_CATEGORY_RDRAND ||
+	       i->category == ZYDIS_CATEGORY_RDSEED;
 }
 
 /* Every register operand is one that translated code may touch, and memory is
@@ -173,7 +173,7 @@ static bool draws_random(const ZydisDecodedInstruction *i)
 static bool operands_plain(const struct tu_insn *in)
 {
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
-		const ZydisDecodedOperand *o = &in->op[k];
+		const struct gop *o = &in->op[k];
 
 		if (o->type == ZYDIS_OPERAND_TYPE_POINTER)
 			return false;
@@ -188,13 +188,13 @@ static bool operands_plain(const struct tu_insn *in)
 		}
 		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
-		switch (ZydisRegisterGetClass(o->reg.value)) {
+		switch (ZydisRegisterGetClass(o->reg)) {
 		case ZYDIS_REGCLASS_GPR8:
 		case ZYDIS_REGCLASS_GPR16:
 		case ZYDIS_REGCLASS_GPR32:
 		case ZYDIS_REGCLASS_GPR64:
 			if (o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
-			    ZydisRegisterGetId(o->reg.value) == R_RSP)
+			    ZydisRegisterGetId(o->reg) == R_RSP)
 				return false;
 			break;
 		case ZYDIS_REGCLASS_X87:
@@ -206,10 +206,10 @@ static bool operands_plain(const struct tu_insn *in)
 		case ZYDIS_REGCLASS_FLAGS:
 			break;
 		default:
-			if (o->reg.value == ZYDIS_REGISTER_MXCSR ||
-			    o->reg.value == ZYDIS_REGISTER_X87CONTROL ||
-			    o->reg.value == ZYDIS_REGISTER_X87STATUS ||
-			    o->reg.value == ZYDIS_REGISTER_X87TAG)
+			if (o->reg == ZYDIS_REGISTER_MXCSR ||
+			    o->reg == ZYDIS_REGISTER_X87CONTROL ||
+			    o->reg == ZYDIS_REGISTER_X87STATUS ||
+			    o->reg == ZYDIS_REGISTER_X87TAG)
 				break;
 			return false;
 		}
@@ -219,8 +219,8 @@ static bool operands_plain(const struct tu_insn *in)
 
 static enum insn_kind classify_stack(const struct tu_insn *in)
 {
-	const ZydisDecodedInstruction *i = &in->i;
-	const ZydisDecodedOperand *o = &in->op[0];
+	const struct ginsn *i = &in->i;
+	const struct gop *o = &in->op[0];
 
 	if (i->operand_width != 64 || i->address_width != 64)
 		return K_CALLOUT;
@@ -228,7 +228,7 @@ static enum insn_kind classify_stack(const struct tu_insn *in)
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
 		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    ZydisRegisterGetClass(o->reg.value) != ZYDIS_REGCLASS_GPR64)
+		    ZydisRegisterGetClass(o->reg) != ZYDIS_REGCLASS_GPR64)
 			return K_CALLOUT;
 		return i->mnemonic == ZYDIS_MNEMONIC_PUSH ? K_PUSH : K_POP;
 	case ZYDIS_MNEMONIC_LEAVE:
@@ -242,18 +242,16 @@ static enum insn_kind classify_stack(const struct tu_insn *in)
 
 static enum insn_kind classify_flow(const struct tu_insn *in, unsigned mode)
 {
-	const ZydisDecodedInstruction *i = &in->i;
-	const ZydisDecodedOperand *o = &in->op[0];
+	const struct ginsn *i = &in->i;
+	const struct gop *o = &in->op[0];
 	bool rel = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
 	if (i->mnemonic == ZYDIS_MNEMONIC_IRETQ)
 		return mode & (MODE_USER | MODE_CPL12) ? K_CALLOUT : K_IRET;
-	if (i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
-	    i->raw.prefix_count > 8)
+	if (i->branch_type == ZYDIS_BRANCH_TYPE_FAR || i->n_prefix > 8)
 		return K_CALLOUT;
-	for (unsigned k = 0; k < i->raw.prefix_count; k++)
-		if (i->raw.prefixes[k].value == 0x66 ||
-		    i->raw.prefixes[k].value == 0x67)
+	for (unsigned k = 0; k < i->n_prefix; k++)
+		if (in->bytes[k] == 0x66 || in->bytes[k] == 0x67)
 			return K_CALLOUT;
 	switch (i->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
@@ -269,7 +267,7 @@ static enum insn_kind classify_flow(const struct tu_insn *in, unsigned mode)
 	default:
 		break;
 	}
-	if (i->meta.category == ZYDIS_CATEGORY_COND_BR &&
+	if (i->category == ZYDIS_CATEGORY_COND_BR &&
 	    (i->opcode_map == ZYDIS_OPCODE_MAP_0F ? (i->opcode & 0xf0) == 0x80
 						  : (i->opcode & 0xf0) == 0x70))
 		return K_JCC;
@@ -281,7 +279,7 @@ static enum insn_kind classify_string(const struct tu_insn *in)
 	if (in->i.address_width != 64)
 		return K_CALLOUT;
 	for (unsigned k = 0; k < in->i.operand_count; k++) {
-		const ZydisDecodedOperand *o = &in->op[k];
+		const struct gop *o = &in->op[k];
 
 		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY &&
 		    (o->mem.segment == ZYDIS_REGISTER_FS ||
@@ -300,7 +298,7 @@ static enum insn_kind classify_misc(const struct tu_insn *in, unsigned mode)
 		return in->i.address_width == 64 ? K_PLAIN : K_CALLOUT;
 	case ZYDIS_MNEMONIC_PAUSE:
 		/* Else it is no PAUSE to the CPU (interp_sys.c). */
-		return in->i.raw.rex.B ? K_CALLOUT : K_PLAIN;
+		return in->i.rex_b ? K_CALLOUT : K_PLAIN;
 	case ZYDIS_MNEMONIC_LFENCE:
 	case ZYDIS_MNEMONIC_MFENCE:
 	case ZYDIS_MNEMONIC_SFENCE:
@@ -391,7 +389,7 @@ static bool has_stray_rex(const struct tu_insn *in)
 
 static bool is_allowed(struct bt *bt, const struct tu_insn *in)
 {
-	const struct isa_rule *r = &isa[in->i.meta.isa_set];
+	const struct isa_rule *r = &isa[in->i.isa_set];
 
 	return r->ok && (r->feat < 0 || cpu_has(bt->v, r->feat)) &&
 	       is_vector_ok(r, bt->mode) && operands_plain(in);
@@ -400,9 +398,9 @@ static bool is_allowed(struct bt *bt, const struct tu_insn *in)
 /* VEX and EVEX: no flow, no system instructions. */
 static enum insn_kind classify_vector(struct bt *bt, const struct tu_insn *in)
 {
-	const ZydisDecodedInstruction *i = &in->i;
+	const struct ginsn *i = &in->i;
 
-	if (!category_ok[i->meta.category] || !is_allowed(bt, in) ||
+	if (!category_ok[i->category] || !is_allowed(bt, in) ||
 	    (i->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
 	     !cpu_has(bt->v, FEAT_AVX512)))
 		return K_CALLOUT;
@@ -411,8 +409,8 @@ static enum insn_kind classify_vector(struct bt *bt, const struct tu_insn *in)
 
 enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in)
 {
-	const ZydisDecodedInstruction *i = &in->i;
-	const struct isa_rule *r = &isa[i->meta.isa_set];
+	const struct ginsn *i = &in->i;
+	const struct isa_rule *r = &isa[i->isa_set];
 
 	switch (i->encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
@@ -425,7 +423,7 @@ enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in)
 	}
 	if (has_stray_rex(in))
 		return K_CALLOUT;
-	switch (i->meta.category) {
+	switch (i->category) {
 	case ZYDIS_CATEGORY_PUSH:
 	case ZYDIS_CATEGORY_POP:
 		return classify_stack(in);
@@ -449,19 +447,19 @@ enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in)
 	if (i->mnemonic == ZYDIS_MNEMONIC_MOV &&
 	    in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 	    in->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-		switch (ZydisRegisterGetClass(in->op[1].reg.value)) {
+		switch (ZydisRegisterGetClass(in->op[1].reg)) {
 		case ZYDIS_REGCLASS_SEGMENT:
 			return K_MOV_FROM_SREG;
 		case ZYDIS_REGCLASS_CONTROL:
 			return !(bt->mode & (MODE_USER | MODE_CPL12)) &&
-					       in->op[1].reg.value !=
+					       in->op[1].reg !=
 						       ZYDIS_REGISTER_CR8
 				       ? K_MOV_FROM_CR
 				       : K_CALLOUT;
 		default:
 			break;
 		}
-	if (!category_ok[i->meta.category])
+	if (!category_ok[i->category])
 		return classify_misc(in, bt->mode);
 	if (!is_allowed(bt, in) ||
 	    ((bt->mode & MODE_TSC_OUT) && draws_random(i)) ||
@@ -516,7 +514,7 @@ bool tu_ends(const struct tu_insn *in)
  * out, and that is not part of a loop (needs_poll). */
 static bool runs_past(const struct tu_insn *in)
 {
-	return in->kind == K_JCC && in->op[0].imm.value.s > 0 &&
+	return in->kind == K_JCC && in->op[0].imm.s > 0 &&
 	       gva_canonical(branch_target(in));
 }
 
