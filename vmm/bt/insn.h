@@ -85,9 +85,9 @@ struct tu_insn {
 	uint8_t kind; /* enum insn_kind */
 };
 
-#define TU_MAX	       24
+#define TU_MAX	    24
 /* The same of a loop that is done several times over (tu.c). */
-#define TU_LOOP_MAX    60
+#define TU_LOOP_MAX 60
 struct tu {
 	uint64_t rip;
 	uint32_t ppn, ppn2;

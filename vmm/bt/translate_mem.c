@@ -63,7 +63,7 @@ void load_guest(struct tr *t, unsigned dst, int g)
 		delta_lost(t);
 }
 
-static unsigned scale_shift(const struct gop *o)
+unsigned scale_shift(const struct gop *o)
 {
 	return o->mem.scale == 8   ? 3
 	       : o->mem.scale == 4 ? 2
@@ -240,7 +240,7 @@ static void s0_spared(struct tr *t)
 		s0_kept(t);
 }
 
-/* [x * 2^ss + disp], x small, around the address disp. */
+/* [x * 2^ss + disp], x an index, around the address disp. */
 static void gen_mem_table(struct tr *t, int x, unsigned ss, int64_t disp,
 			  struct mref *m)
 {
@@ -271,7 +271,7 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 	if (o->mem.index != ZYDIS_REGISTER_NONE)
 		index = ZydisRegisterGetId(o->mem.index);
 	if (base < 0) {
-		if (!(t->small >> index & 1))
+		if (!is_index(t, index, ss))
 			return false;
 		gen_mem_table(t, index, ss, disp, m);
 		return true;
@@ -282,7 +282,7 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 			s0_spared(t);
 			return true;
 		}
-		if (far && (t->small >> base & 1)) {
+		if (far && is_index(t, base, 0)) {
 			gen_mem_table(t, base, 0, disp, m);
 			return true;
 		}
@@ -302,10 +302,10 @@ static bool gen_mem_near(struct tr *t, const struct tu_insn *in,
 	}
 	if (far)
 		return false;
-	if (!(t->small >> index & 1)) {
+	if (!is_index(t, index, ss)) {
 		int x = base;
 
-		if (ss || !(t->small >> base & 1) || base == R_RSP)
+		if (ss || !is_index(t, base, 0) || base == R_RSP)
 			return false;
 		base = index;
 		index = x;

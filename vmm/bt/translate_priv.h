@@ -37,7 +37,7 @@ struct tr {
 	bool free_s0;	     /* it needs no S0 but for addresses */
 	unsigned used;	     /* which of the two was used last */
 	int slot;	     /* r10 has the delta of that slot, or -1 */
-	uint32_t small;	     /* no larger than 2^32 either way */
+	uint8_t width[16];   /* no larger than 2^this either way; 0: unknown */
 	bool moved, moves;   /* this instruction is RK_MOVED; the next one is */
 	bool placed;	     /* HOT_IND says which branch ends this unit */
 	unsigned n_stub;
@@ -80,6 +80,7 @@ void gen_count(struct tr *t, unsigned i, unsigned n);
 bool is_special(int g);	     /* not in the host register of its number */
 int reg_id(ZydisRegister r); /* of a general register, or -1 */
 bool is_high_byte(ZydisRegister r);
+unsigned scale_shift(const struct gop *o); /* of a memory operand's index */
 /* From here on, a fault is at the guest instruction at offset guest. */
 void recov_mark(struct tr *t, unsigned guest, enum recov_kind kind);
 void load_guest(struct tr *t, unsigned dst, int g);
@@ -118,6 +119,8 @@ void delta_lost(struct tr *t); /* r10 has another value now */
 /* This instruction leaves r11 alone. (Else it is taken for lost.) */
 void s0_kept(struct tr *t);
 void delta_wrote(struct tr *t, uint32_t regs); /* nothing is known of them */
+/* May register g, times 2^ss, be added to an address whose slot is looked up? */
+bool is_index(const struct tr *t, int g, unsigned ss);
 void facts_after(struct tr *t, const struct tu_insn *in);
 
 /* translate_flags.c */
