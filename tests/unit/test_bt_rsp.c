@@ -171,7 +171,7 @@ static bool same(const struct outcome *a, const struct outcome *b)
 static void test_flags(void **state)
 {
 	static const struct {
-		uint8_t b[7], n;
+		uint8_t b[9], n;
 		int by;
 	} op[] = {
 		{{0x48, 0x83, 0xec, 8}, 4, -8},
@@ -184,6 +184,8 @@ static void test_flags(void **state)
 		{{0x48, 0x81, 0xc4, 0x10, 1}, 7, 0x110},
 		{{0x48, 0x81, 0xec, 0, 0, 1}, 7, -0x10000},
 		{{0x48, 0x83, 0xc4, 1}, 4, 1},
+		/* lea rsp, [rsp - 64] ; add rsp, 64 */
+		{{0x48, 0x8d, 0x64, 0x24, 0xc0, 0x48, 0x83, 0xc4, 0x40}, 9, 0},
 	};
 	static const struct {
 		uint8_t b[5], n;

@@ -137,6 +137,8 @@ static void near_is(struct tr *t, unsigned which, int base)
 	if (which == NEAR_S1)
 		t->slot = -1;
 	t->near[which] = (struct near){1u << base, 0};
+	if (which == NEAR_S0)
+		t->was = t->near[which]; /* s0_kept keeps that */
 	t->used = which;
 }
 

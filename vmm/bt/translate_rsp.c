@@ -66,6 +66,11 @@ static bool rsp_touched_after(const struct tr *t, unsigned k)
 		case K_JCC: /* may leave */
 			return false;
 		case K_PLAIN:
+			/* Moved again: what is known of RSP then (gen_rsp_direct)
+			 * is known of where it has been, too. */
+			if (in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+			    in->op[0].reg == ZYDIS_REGISTER_RSP)
+				return false;
 			if (!surely_accesses(in))
 				break;
 			for (unsigned j = 0; j < in->i.operand_count; j++)
@@ -116,8 +121,8 @@ void commit_rsp(struct tr *t, const struct tu_insn *in, unsigned v)
 }
 
 /* Is the first thing that instruction k does an access just where RSP is, or just
- * below? */
-static bool begins_at_rsp(const struct tr *t, unsigned k)
+ * below? (A branch to nowhere does not get so far.) */
+static bool begins_at_rsp(struct tr *t, unsigned k)
 {
 	const struct tu_insn *in = &t->tu->insn[k];
 
@@ -129,7 +134,7 @@ static bool begins_at_rsp(const struct tr *t, unsigned k)
 		return in->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
 	case K_CALL:
 	case K_RET:
-		return true;
+		return is_canonical(t, branch_target(in));
 	default:
 		return false;
 	}
