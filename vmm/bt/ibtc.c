@@ -68,6 +68,10 @@
  * runs: what comes first is used most (gcc 0.96). Code that is paired and code
  * that is not may call each other.
  *
+ * The index is the target's low 16 bits. (PEXT of 16 higher ones, by which targets lie
+ * closer together in the first-level cache, gained nothing: sqlite 0.93 to 1.02, python
+ * and gcc 0.98 to 1.02.)
+ *
  * Memory. The table is 512 KiB a view, and its entries are scattered over it. It
  * is a private mapping of a few pages full of misses, over and over, so that
  * what was never filled costs nothing and throwing the private pages away

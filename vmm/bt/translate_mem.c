@@ -191,7 +191,8 @@ static int gen_near_either(struct tr *t, int base)
  * A load of a register through itself in a loop follows a list: the next load
  * waits for the lookup of its delta, 6 cycles and more on top of the 4 or 5 of
  * the load. There, guess the slot, and let the CPU predict that the guess is
- * right. The guess is the slot that the register is in now, at translation; the
+ * right. (For any pointer that has just been loaded, that is too much: python 1.1 to
+ * 1.2, sqlite 1.04.) The guess is the slot that the register is in now, at translation; the
  * comparison is exact, and JRCXZ leaves the flags alone.
  */
 static bool follows_list(const struct tr *t, const struct tu_insn *in, int base)

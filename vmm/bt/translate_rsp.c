@@ -160,8 +160,9 @@ static void put_add(struct tr *t, const struct tu_insn *in, unsigned r,
  * host's RSP, and the next thing is an access there. If that is mapped, then what is
  * now in RSP is an address of the lower half in both forms, and so is what was before
  * (it is not a negative one, for its slot has no window in CPL 3's view): they differ
- * by a multiple of 512 GiB, and no flag tells them apart. (But for ZF, if RSP is 0 now
- * and page 0 mapped: it says 0.) If it is not, the flags are made anew of the
+ * by a multiple of 512 GiB, and no flag tells them apart. (With page 0 mapped there are two
+ * exceptions: ZF, if RSP is 0 now, says 0; and RSP may have been negative, between two
+ * moves of which the first was settled by an access above it, [rsp + 24]: CF.) If it is not, the flags are made anew of the
  * guest's value (RK_MOVED, fault.c).
  */
 static void gen_rsp_direct(struct tr *t, const struct tu_insn *in, unsigned k,

@@ -10,7 +10,8 @@
  * in the middle leave the unit where the loop ends (gen_flow). The unit looks
  * for kicks once, at its start, and what is known of registers carries over. In
  * a loop of 15 instructions whose loads miss, the poll's two loads took the
- * place of a tenth of the loop in the CPU's window.
+ * place of a tenth of the loop in the CPU's window. (Units of 28 and 32 instructions
+ * with four and five branches in them gained nothing: 1.00, gcc 1.01 and 1.03.)
  *
  * The rule of safety is here: an instruction is copied or re-encoded only if
  * it is known to be harmless (its instruction set is on the list and in the
