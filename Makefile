@@ -55,7 +55,7 @@ $(BUILD)/%.o: %.S $(FLAGS)
 
 # What runs with the guest's vector registers and FS base in place.
 $(addprefix $(BUILD)/vmm/bt/,fast.o tc.o ccf.o ibtc.o reloc.o translate_cold.o \
-	site.o cpuid.o) $(BUILD)/vmm/mmu/shadow_has.o: ALL_CFLAGS += \
+	site.o cpuid.o cr3.o sync.o) $(BUILD)/vmm/mmu/shadow_fast.o: ALL_CFLAGS += \
 	-mgeneral-regs-only -fno-stack-protector \
 	-fno-tree-loop-distribute-patterns
 

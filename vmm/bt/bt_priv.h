@@ -222,6 +222,7 @@ struct cpuid_kept {
 	X(S, entries, "entries into the translation cache")                    \
 	X(S, callouts, "callouts to the system semantics")                     \
 	X(S, cpuids, "CPUIDs answered without one")                            \
+	X(S, cr3s, "writes of CR3 done without one")                           \
 	X(S, faults_hidden, "host faults that filled a window")                \
 	X(S, faults_slow, "host faults that went to the interpreter")          \
 	X(S, faults_direct, "page faults of the guest delivered at once")      \
@@ -601,6 +602,11 @@ void ibtc_flush_user(struct bt *bt);
 /* CR3, or what it leads to, has changed: go on in a context that is right for
  * it. */
 void ibtc_choose(struct bt *bt);
+/* Which context would that be for the space of this root, which is at this epoch, if
+ * nothing has to be walked for or emptied? Else -1. And: go on in it; CR3 has been
+ * written. */
+int ibtc_known(struct bt *bt, uint64_t root, uint64_t epoch);
+void ibtc_take(struct bt *bt, unsigned ctx);
 /* An exit out of its page is about to be chained. May flush the view. */
 void ibtc_note_cross(struct bt *bt, uint32_t from, unsigned exit, uint32_t to);
 
@@ -631,6 +637,9 @@ static inline bool exec_cached(struct bt *bt, uint64_t rip, uint32_t *ppn)
 	if (e->vpage != rip >> 12 || e->epoch != exec_epoch(bt, rip) ||
 	    e->user != (bt->mode & MODE_USER))
 		return false;
+	/* The kernel's view is to rely on what CR3 says: exec_page notes that. */
+	if (!e->user && !(rip >> 63) && !bt->kern_loose)
+		return false;
 	*ppn = e->ppn;
 	return true;
 }
@@ -644,7 +653,7 @@ extern const char bt_exit_fault[], bt_do_syscall[], bt_do_sysret[];
 /* stubs.S: where its accesses to guest memory are, and where a fault that
  * cannot be mended leads. Ends with 0. */
 extern const char bt_do_iret[], bt_do_xsave[], bt_do_xsavec[], bt_do_xrstor[];
-extern const char bt_do_touch[], bt_do_cpuid[];
+extern const char bt_do_touch[], bt_do_cpuid[], bt_do_cr3[];
 struct bt_stub_fault {
 	uint64_t pc, fixup;
 };
@@ -668,6 +677,10 @@ unsigned bt_touch(struct vcpu *v, uint64_t hva, unsigned write);
  * else NULL. CPUID is about to be called out: keep the answer. */
 const struct cpuid_regs *bt_cpuid(struct vcpu *v, uint32_t leaf, uint32_t sub);
 void bt_cpuid_keep(struct bt *bt);
+
+/* cr3.c. From stubs.S, no vector registers, no TLS: MOV CR3, if there is nothing to
+ * look at; else 0, and nothing has been done. */
+unsigned bt_cr3(struct vcpu *v, uint64_t val);
 
 /* fast.c: no vector registers, no TLS. Host PC to go on at, or 0. */
 uint64_t bt_fast_dispatch(struct vcpu *v);
@@ -706,5 +719,9 @@ enum cpu_status lockstep_after(struct bt *bt, uint32_t id);
 /* sync.c: C state <-> the hot words */
 void bt_sync_mode(struct bt *bt);
 void bt_sync_in(struct bt *bt);
+/* The host forms of RSP, and of the FS and GS bases. From cr3.c, too: no vector
+ * registers. */
+void bt_sync_rsp(struct bt *bt, uint64_t rsp);
+void bt_sync_bases(struct bt *bt);
 void bt_sync_out(struct bt *bt);
 #endif

@@ -378,6 +378,7 @@ static int bt_init(struct vm *vm, struct vcpu *v)
 	v->bt_j_cpuid =
 		(uint64_t)(bt->lockstep ? bt_exit_callout : bt_do_cpuid);
 	v->bt_hot[HOT_POLL] = (uint64_t)&v->bt_hot[HOT_LAST_IND];
+	v->bt_j_cr3 = (uint64_t)bt_do_cr3;
 	bt->stat_group = (struct stat_group){
 		"bt", bt_stat_desc, ARRAY_SIZE(bt_stat_desc), &bt->stats, NULL};
 	vm_add_stats(vm, &bt->stat_group);

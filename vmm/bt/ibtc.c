@@ -459,20 +459,52 @@ static unsigned new_home(struct bt *bt)
 	return oldest;
 }
 
-/* The home of an address space: where it was, if that is known. */
-static struct home *home_of(struct bt *bt, uint64_t root)
+/* The home of an address space: where it was, if that is known. Else NULL, and *to
+ * is where that shall be remembered. */
+static struct home *home_find(struct bt *bt, uint64_t root, unsigned *to)
 {
 	unsigned h = (root * 0x9e3779b97f4a7c15ull >> 32) % CTX_HOMES & -HOMES;
-	unsigned to = h + bt->ctx_clock % HOMES;
 
+	*to = h + bt->ctx_clock % HOMES;
 	for (unsigned i = h; i < h + HOMES; i++) {
 		if (bt->home[i].root == (root | 1))
 			return &bt->home[i];
 		if (!bt->home[i].root)
-			to = i;
+			*to = i;
 	}
+	return NULL;
+}
+
+static struct home *home_of(struct bt *bt, uint64_t root)
+{
+	unsigned to;
+	struct home *h = home_find(bt, root, &to);
+
+	if (h)
+		return h;
 	bt->home[to] = (struct home){root | 1, new_home(bt), 0};
 	return &bt->home[to];
+}
+
+int ibtc_known(struct bt *bt, uint64_t root, uint64_t epoch)
+{
+	unsigned to;
+	const struct home *h = home_find(bt, root, &to);
+	const struct exec_set *s = h ? &bt->set[h->ctx] : NULL;
+	unsigned k = epoch % ARRAY_SIZE(s->ok);
+
+	return s && s->ok[k].epoch == epoch && s->ok[k].gen == s->gen
+		       ? (int)h->ctx
+		       : -1;
+}
+
+void ibtc_take(struct bt *bt, unsigned k)
+{
+	ret_clear(bt, true);
+	bt->set[k].used = ++bt->ctx_clock;
+	bt->set[k].root = bt->v->cr3 & PAGE_MASK;
+	bt->stats.ctx_switches += k != bt->ctx;
+	bt->ctx = k;
 }
 
 void ibtc_choose(struct bt *bt)
@@ -489,9 +521,5 @@ void ibtc_choose(struct bt *bt)
 	}
 	if (!holds)
 		ibtc_flush(bt, VIEW_USER + k);
-	ret_clear(bt, true);
-	bt->set[k].used = ++bt->ctx_clock;
-	bt->set[k].root = root;
-	bt->stats.ctx_switches += k != bt->ctx;
-	bt->ctx = k;
+	ibtc_take(bt, k);
 }

@@ -74,6 +74,7 @@ enum insn_kind {
 	K_CPUID,
 	K_MOV_FROM_SREG,
 	K_MOV_FROM_CR,
+	K_MOV_CR3,
 	K_SYSCALL,
 	K_SYSRET,
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System instructions done between units: IRETQ, XSAVE, XSAVEC, XRSTOR, CPUID.
+ * System instructions done between units: IRETQ, XSAVE, XSAVEC, XRSTOR, CPUID, MOV
+ * CR3.
  *
  * A unit jumps here at the instruction, with the guest's state as translated
  * code has it and HOT_EXIT_INFO telling where it is: whatever is unusual goes
@@ -295,11 +296,12 @@ bt_do_touch:
 	jmp bt_exit_touch
 
 /*
- * CPUID, if the answer is known (cpuid.c). r10: where to go on. HOT_EXIT_INFO says
- * where the instruction is, for when it is not. No access to guest memory.
+ * What C code does with the guest's vector registers and FS base in place: nothing
+ * outside r10 and r11 is lost. No access to guest memory. r10, on the monitor's stack
+ * meanwhile: where to go on. HOT_EXIT_INFO says where the instruction is, for when it
+ * has to be called out for (c_slow).
  */
-	.globl bt_do_cpuid
-bt_do_cpuid:
+	.macro c_begin
 	mov %rsp, RTH(HOT_RSP_HOST)
 	mov RTH(HOT_HOST_RSP), %rsp
 	pushfq
@@ -314,11 +316,9 @@ bt_do_cpuid:
 	sub $8, %rsp
 	cld
 	mov RTH(HOT_VCPU), %rdi
-	mov %eax, %esi
-	mov %ecx, %edx
-	call bt_cpuid
+	.endm
+	.macro c_end
 	add $8, %rsp
-	mov %rax, %r11
 	pop %r10
 	pop %r9
 	pop %r8
@@ -327,18 +327,48 @@ bt_do_cpuid:
 	pop %rdx
 	pop %rcx
 	pop %rax
+	.endm
+c_done:
+	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	jmp *%r10
+c_slow:
+	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	jmp bt_exit_callout
+
+/* CPUID, if the answer is known (cpuid.c). */
+	.globl bt_do_cpuid
+bt_do_cpuid:
+	c_begin
+	mov %eax, %esi
+	mov %ecx, %edx
+	call bt_cpuid
+	mov %rax, %r11
+	c_end
 	test %r11, %r11
-	jz 1f
+	jz c_slow
 	mov (%r11), %eax
 	mov 4(%r11), %ebx
 	mov 8(%r11), %ecx
 	mov 12(%r11), %edx
-	popfq
-	mov RTH(HOT_RSP_HOST), %rsp
-	jmp *%r10
-1:	popfq
-	mov RTH(HOT_RSP_HOST), %rsp
-	jmp bt_exit_callout
+	jmp c_done
+
+/* MOV CR3, if that is little work (cr3.c). r11: what is written. */
+	.globl bt_do_cr3
+bt_do_cr3:
+	c_begin
+	mov %r11, %rsi
+	call bt_cr3
+	mov %eax, %r11d
+	c_end
+	test %r11d, %r11d
+	jz c_slow
+	mov RTH(HOT_FS), %r11
+	wrfsbase %r11
+	mov RTH(HOT_GS), %r11
+	wrgsbase %r11
+	jmp c_done
 
 	.section .data.rel.ro.stub_faults, "aw"
 	.quad 0, 0

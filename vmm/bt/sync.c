@@ -4,6 +4,8 @@
  * translated code runs on: host forms of RSP, FS and GS, the flags' two
  * halves, the view, the mode. Done at every slow entry and exit, so C code
  * may change anything.
+ *
+ * Built with -mgeneral-regs-only: cr3.c calls in here.
  */
 #include "vmm/bt/bt_priv.h"
 #include "vmm/mmu/walk.h"
@@ -144,22 +146,35 @@ static uint64_t fpu_mask(const struct vcpu *v)
 	return (7 | (v->xcr0 & XCR0_AVX512)) & v->host_xcr0;
 }
 
+void bt_sync_bases(struct bt *bt)
+{
+	struct vcpu *v = bt->v;
+	uint64_t *hot = v->bt_hot, gs = v->seg[SEG_GS].base;
+
+	hot[HOT_FS] = host_base(bt, v->seg[SEG_FS].base, 1);
+	/* The host forms stay across SYSCALL, SWAPGS and SYSRET. */
+	hot[HOT_GS] = host_base(bt, gs, (bt->mode & MODE_USER) || !(gs >> 63));
+	hot[HOT_KGS] =
+		host_base(bt, v->kernel_gs_base, !(v->kernel_gs_base >> 63));
+}
+
+void bt_sync_rsp(struct bt *bt, uint64_t rsp)
+{
+	uint64_t *hot = bt->v->bt_hot;
+	uint64_t delta = shadow_delta(bt->sh, rsp, !!(bt->mode & MODE_USER));
+
+	hot[HOT_RSP_DELTA] = delta;
+	hot[HOT_RSP_NOTD] = ~delta;
+	hot[HOT_RSP_HOST] = rsp + delta;
+}
+
 void bt_sync_in(struct bt *bt)
 {
 	struct vcpu *v = bt->v;
 	uint64_t *hot = v->bt_hot;
-	unsigned user = bt->mode & MODE_USER ? 1 : 0;
-	uint64_t delta = shadow_delta(bt->sh, v->gpr[R_RSP], user);
-	uint64_t fs = v->seg[SEG_FS].base, gs = v->seg[SEG_GS].base;
 
-	hot[HOT_RSP_DELTA] = delta;
-	hot[HOT_RSP_NOTD] = ~delta;
-	hot[HOT_RSP_HOST] = v->gpr[R_RSP] + delta;
-	hot[HOT_FS] = host_base(bt, fs, 1);
-	/* The host forms stay across SYSCALL, SWAPGS and SYSRET. */
-	hot[HOT_GS] = host_base(bt, gs, user || !(gs >> 63));
-	hot[HOT_KGS] =
-		host_base(bt, v->kernel_gs_base, !(v->kernel_gs_base >> 63));
+	bt_sync_rsp(bt, v->gpr[R_RSP]);
+	bt_sync_bases(bt);
 	sync_syscall(bt);
 	sync_stubs(bt);
 	hot[HOT_RT] = (uint64_t)bt->view[mode_view(bt_key(bt))] - BT_T_BIAS;

@@ -112,6 +112,8 @@ static bool gen_insn(struct tr *t, unsigned k)
 		return gen_from_sreg(t, in);
 	case K_MOV_FROM_CR:
 		return gen_from_cr(t, in);
+	case K_MOV_CR3:
+		return gen_cr3(t, in);
 	default:
 		return gen_flow(t, k);
 	}

@@ -412,6 +412,7 @@ enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in)
 {
 	const struct ginsn *i = &in->i;
 	const struct isa_rule *r = &isa[i->isa_set];
+	bool kernel = !(bt->mode & (MODE_USER | MODE_CPL12));
 
 	switch (i->encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
@@ -447,19 +448,20 @@ enum insn_kind tu_classify(struct bt *bt, const struct tu_insn *in)
 		return classify_stack(in);
 	if (i->mnemonic == ZYDIS_MNEMONIC_MOV &&
 	    in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-	    in->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
+	    in->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+		if (in->op[0].reg == ZYDIS_REGISTER_CR3)
+			return kernel && !bt->lockstep ? K_MOV_CR3 : K_CALLOUT;
 		switch (ZydisRegisterGetClass(in->op[1].reg)) {
 		case ZYDIS_REGCLASS_SEGMENT:
 			return K_MOV_FROM_SREG;
 		case ZYDIS_REGCLASS_CONTROL:
-			return !(bt->mode & (MODE_USER | MODE_CPL12)) &&
-					       in->op[1].reg !=
-						       ZYDIS_REGISTER_CR8
+			return kernel && in->op[1].reg != ZYDIS_REGISTER_CR8
 				       ? K_MOV_FROM_CR
 				       : K_CALLOUT;
 		default:
 			break;
 		}
+	}
 	if (!category_ok[i->category])
 		return classify_misc(in, bt->mode);
 	if (!is_allowed(bt, in) ||
@@ -505,6 +507,7 @@ bool tu_ends(const struct tu_insn *in)
 	case K_CPUID:
 	case K_MOV_FROM_SREG:
 	case K_MOV_FROM_CR:
+	case K_MOV_CR3:
 		return false;
 	default:
 		return true;

@@ -196,7 +196,8 @@ struct vcpu {
 			 * (run --count): units, instructions, branches through
 			 * the IBTC. */
 			uint64_t executed[3];
-			uint64_t bt_j_cpuid; /* stub, as HOT_J_ ones are */
+			/* Stubs, as HOT_J_ ones are. */
+			uint64_t bt_j_cpuid, bt_j_cr3;
 			/* Where returns of CPL 0 and CPL 3 go on
 			 * (bt/ibtc.c). */
 			_Alignas(64) uint64_t bt_ret[2][256];

@@ -38,15 +38,14 @@
 #include "vmm/vm.h"
 #include "vmm/x86/regs.h"
 
-#define TLB_BITS    9
-#define TLB_SIZE    (1u << TLB_BITS)
-#define EPOCH_SHIFT 36 /* 48-bit addresses: 36 bits of page number */
-#define OFFSET(a)   ((a) & (PAGE_SIZE - 1))
+#define TLB_BITS  9
+#define TLB_SIZE  (1u << TLB_BITS)
+#define OFFSET(a) ((a) & (PAGE_SIZE - 1))
 
 enum { KIND_READ, KIND_WRITE, KIND_EXEC, NR_KINDS };
 
 struct tlb_entry {
-	uint64_t tag; /* page number | epoch << EPOCH_SHIFT */
+	uint64_t tag; /* page number | epoch << MEM_EPOCH_SHIFT */
 	uint64_t gen;
 	uint8_t *page; /* NULL: MMIO, or ask p2m_write each time */
 	ppn_t ppn;
@@ -63,7 +62,7 @@ int mem_init(struct vcpu *v)
 	v->mem_cache = calloc(1, sizeof(*v->mem_cache));
 	if (!v->mem_cache)
 		return -ENOMEM;
-	v->mem_cache->epoch = 1ull << EPOCH_SHIFT;
+	v->mem_cache->epoch = 1ull << MEM_EPOCH_SHIFT;
 	return 0;
 }
 
@@ -77,10 +76,9 @@ void mem_flush(struct vcpu *v)
 {
 	struct mem_cache *c = v->mem_cache;
 
-	c->epoch += 1ull << EPOCH_SHIFT;
-	if (unlikely(!c->epoch)) {
+	if (unlikely(!mem_flush_plain(v))) {
 		memset(c, 0, sizeof(*c));
-		c->epoch = 1ull << EPOCH_SHIFT;
+		c->epoch = 1ull << MEM_EPOCH_SHIFT;
 	}
 }
 

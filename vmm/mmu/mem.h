@@ -44,7 +44,18 @@ static inline uint64_t mem_epoch(const struct vcpu *v)
 {
 	return *(const uint64_t *)v->mem_cache;
 }
+#define MEM_EPOCH_SHIFT 36 /* 48-bit addresses: 36 bits of page number */
 void mem_flush(struct vcpu *v);
+/* The same where no libc may be called. False, and nothing done: once in 2^28. */
+static inline bool mem_flush_plain(struct vcpu *v)
+{
+	uint64_t *epoch = (uint64_t *)v->mem_cache;
+
+	if (!(*epoch + (1ull << MEM_EPOCH_SHIFT)))
+		return false;
+	*epoch += 1ull << MEM_EPOCH_SHIFT;
+	return true;
+}
 void mem_flush_page(struct vcpu *v, gva_t a);
 
 /* vcpu_create and vcpu_destroy call these. 0 or -ENOMEM. */

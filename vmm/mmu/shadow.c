@@ -50,72 +50,6 @@
 
 #include "mm/base/log.h"
 
-/* ---- delta tables ---- */
-
-static void set_delta(struct shadow *s, unsigned view, unsigned gslot,
-		      uint64_t delta)
-{
-	(gslot < 256 ? s->t.lo : s->t.hi)[view][gslot] = delta;
-}
-
-static uint64_t slot_gbase(unsigned gslot)
-{
-	uint64_t a = (uint64_t)gslot << SLOT_SHIFT;
-
-	return gslot < 256 ? a : a | 0xffffull << 48;
-}
-
-static uint64_t void_delta(const struct shadow *s, unsigned gslot)
-{
-	return s->void_base - slot_gbase(gslot);
-}
-
-uint64_t shadow_delta(struct shadow *s, uint64_t gva, unsigned user)
-{
-	unsigned gslot = gva >> SLOT_SHIFT & 511;
-
-	if (!gva_canonical(gva))
-		return s->void_base - (gva & ~SLOT_MASK);
-	return (gslot < 256 ? s->t.lo : s->t.hi)[user][gslot];
-}
-
-void shadow_tables_init(struct shadow *s)
-{
-	for (unsigned view = 0; view < 2; view++) {
-		for (unsigned i = 0; i < 512; i++) {
-			uint64_t lo = (uint64_t)i << SLOT_SHIFT;
-			uint64_t hi = ((1ull << 25) - 512 + i) << SLOT_SHIFT;
-
-			s->t.lo[view][i] = s->void_base - lo;
-			s->t.hi[view][i] = s->void_base - hi;
-		}
-	}
-}
-
-/* Windows of the running space that are for gslot: normal and super. */
-void find_windows(struct shadow *s, unsigned gslot, int *normal, int *super)
-{
-	*normal = *super = 0;
-	for (int i = s->cur ? s->cur->windows : -1; i >= 0; i = s->win[i].next)
-		if (s->win[i].gslot == gslot)
-			*(s->win[i].super ? super : normal) = i;
-}
-
-/* The views of one user-half slot follow from the windows it has. */
-void update_slot(struct shadow *s, unsigned gslot)
-{
-	int normal, super, k;
-
-	find_windows(s, gslot, &normal, &super);
-	set_delta(s, 1, gslot,
-		  normal ? s->win[normal].hbase - slot_gbase(gslot)
-			 : void_delta(s, gslot));
-	k = super ? super : normal;
-	set_delta(s, 0, gslot,
-		  k ? s->win[k].hbase - slot_gbase(gslot)
-		    : void_delta(s, gslot));
-}
-
 /* ---- windows and spaces ---- */
 
 /* Forget every page of a window. */
@@ -263,16 +197,13 @@ bool shadow_need_window(struct shadow *s, gva_t gva, unsigned user)
 
 struct space *space_find(struct shadow *s, gpa_t root)
 {
-	struct space *free = NULL;
+	struct space *free = space_of(s, root);
 
-	for (int i = 0; i < MAX_SPACE; i++) {
-		struct space *sp = &s->space[i];
-
-		if (sp->used && sp->root == root)
-			return sp;
-		if (!sp->used && !free)
-			free = sp;
-	}
+	if (free)
+		return free;
+	for (int i = 0; i < MAX_SPACE && !free; i++)
+		if (!s->space[i].used)
+			free = &s->space[i];
 	if (!free) {
 		free = space_oldest(s, false);
 		space_free(s, free);

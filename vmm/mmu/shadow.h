@@ -97,6 +97,12 @@ bool shadow_need_window(struct shadow *s, gva_t gva, unsigned user);
 void shadow_flush(struct shadow *s, enum tlb_flush kind, uint16_t pcid,
 		  gva_t gva);
 void shadow_cr3(struct shadow *s, bool noflush);
+/* With PCIDs, and "no flush": if cr3's space is as it was left, and nothing has to be
+ * looked at, its epoch; else 0. And if it was so, and CR3 has been written: what
+ * shadow_cr3 does then. Both may be called with the guest's vector registers in
+ * place. */
+uint64_t shadow_cr3_known(const struct shadow *s, uint64_t cr3);
+void shadow_cr3_take(struct shadow *s);
 void shadow_mode(struct shadow *s);
 
 /* Before running: CR3 may have been set by a loader or a reset. */

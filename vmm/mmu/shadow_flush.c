@@ -279,15 +279,7 @@ void shadow_cr3(struct shadow *s, bool noflush)
 
 	s->cur = NULL;
 	sp = space_find(s, root_of(s->v));
-	s->cur = sp;
-	sp->lru = ++s->clock;
-	if (sp != old) {
-		if (old && old->used)
-			for (int i = old->windows; i >= 0; i = s->win[i].next)
-				update_slot(s, s->win[i].gslot);
-		for (int i = sp->windows; i >= 0; i = s->win[i].next)
-			update_slot(s, s->win[i].gslot);
-	}
+	space_switch(s, old, sp);
 	if (sp->stale || sp->pcid != pcid_of(s->v) || !noflush) {
 		sp->pcid = pcid_of(s->v);
 		space_revalidate(s, sp);

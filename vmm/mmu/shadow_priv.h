@@ -242,12 +242,30 @@ unsigned carpet_open(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn,
 /* Lay one from page vpn on, if that is promising. May drop everything. */
 bool carpet_lay(struct shadow *s, unsigned win, uint32_t vpn, uint32_t ppn);
 
-/* ---- shadow.c: windows and spaces ---- */
+/* ---- shadow_fast.c ---- */
 
 /* Windows of the running space that are for gslot: normal and super, or 0. */
 void find_windows(struct shadow *s, unsigned gslot, int *normal, int *super);
 /* The views of one user-half slot follow from the windows it has. */
 void update_slot(struct shadow *s, unsigned gslot);
+/* The entry of any slot in the table of a view (0: CPL 0); and the one that leads into
+ * the void. */
+void set_delta(struct shadow *s, unsigned view, unsigned gslot, uint64_t delta);
+uint64_t void_delta(const struct shadow *s, unsigned gslot);
+/* The space of this root, or NULL. */
+struct space *space_of(const struct shadow *s, gpa_t root);
+/* sp runs, no longer old (NULL, or perhaps freed): its windows are seen. */
+void space_switch(struct shadow *s, struct space *old, struct space *sp);
+
+static inline uint64_t slot_gbase(unsigned gslot)
+{
+	uint64_t a = (uint64_t)gslot << SLOT_SHIFT;
+
+	return gslot < 256 ? a : a | 0xffffull << 48;
+}
+
+/* ---- shadow.c: windows and spaces ---- */
+
 /* Forget every page of a window. */
 void window_clear(struct shadow *s, int wi);
 /* The space of this root; a new one, with nothing in it, if there is none. */
