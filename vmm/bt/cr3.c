@@ -11,10 +11,10 @@
  * both can.
  *
  * The unit goes on behind it, so nothing else that it relies on may depend on the
- * address space. Its code is in the kernel's half (gen_cr3), and the kernel's pages
- * that ran are global (kern_loose). The GDT is in the kernel's half, whose windows all
- * spaces share. The stack may be anywhere: RSP is derived anew, as are the bases of FS
- * and GS; what the unit knew of other registers is forgotten (translate_facts.c).
+ * address space. All code that the kernel ran lies in its own half, on global pages
+ * (else kern_loose is set). The GDT is in that half, whose windows all spaces share.
+ * The stack may be anywhere: RSP is derived anew, as are the bases of FS and GS; what
+ * the unit knew of other registers is forgotten (translate_facts.c).
  *
  * Limits. With one page mapped in the kernel's half that is not global, all such are
  * walked for at each write of CR3, and so each is a callout. Not under lockstep: the

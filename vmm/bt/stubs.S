@@ -251,12 +251,12 @@ xsave_slow:
 	jmp bt_exit_callout
 
 /*
- * The touch of a careful site (site.c). r11: where the access will be; r10: where
- * the unit goes on. HOT_EXIT_INFO says where the instruction is and whether it
- * writes, HOT_TMP2 which site it is.
+ * What C code does with the guest's vector registers and FS base in place: no register
+ * is lost. No access to guest memory. r10: where to go on (c_done). HOT_EXIT_INFO says
+ * where the instruction is, for when it has to be called out for (c_slow). Flags that
+ * are set before c_end are there after it.
  */
-	.globl bt_do_touch
-bt_do_touch:
+	.macro c_begin
 	mov %rsp, RTH(HOT_RSP_HOST)
 	mov RTH(HOT_HOST_RSP), %rsp
 	pushfq
@@ -271,54 +271,9 @@ bt_do_touch:
 	push %r11
 	cld
 	mov RTH(HOT_VCPU), %rdi
-	mov %r11, %rsi
-	mov RTH(HOT_EXIT_INFO), %edx
-	shr $BT_TOUCH_WRITE, %edx
-	call bt_touch
-	test %eax, %eax
-	pop %r11
-	pop %r10
-	pop %r9
-	pop %r8
-	pop %rdi
-	pop %rsi
-	pop %rdx
-	pop %rcx
-	pop %rax
-	jz 1f
-	popfq
-	mov RTH(HOT_RSP_HOST), %rsp
-	jmp *%r10
-1:	popfq
-	mov RTH(HOT_RSP_HOST), %rsp
-	mov %r11, RTH(HOT_TMP1)
-	movq $BT_EXIT_TOUCH, RTH(HOT_EXIT_KIND)
-	jmp bt_exit_touch
-
-/*
- * What C code does with the guest's vector registers and FS base in place: nothing
- * outside r10 and r11 is lost. No access to guest memory. r10, on the monitor's stack
- * meanwhile: where to go on. HOT_EXIT_INFO says where the instruction is, for when it
- * has to be called out for (c_slow).
- */
-	.macro c_begin
-	mov %rsp, RTH(HOT_RSP_HOST)
-	mov RTH(HOT_HOST_RSP), %rsp
-	pushfq
-	push %rax
-	push %rcx
-	push %rdx
-	push %rsi
-	push %rdi
-	push %r8
-	push %r9
-	push %r10
-	sub $8, %rsp
-	cld
-	mov RTH(HOT_VCPU), %rdi
 	.endm
 	.macro c_end
-	add $8, %rsp
+	pop %r11
 	pop %r10
 	pop %r9
 	pop %r8
@@ -337,6 +292,26 @@ c_slow:
 	mov RTH(HOT_RSP_HOST), %rsp
 	jmp bt_exit_callout
 
+/*
+ * The touch of a careful site (site.c). r11: where the access will be. HOT_EXIT_INFO
+ * says whether it is a write, HOT_TMP2 which site it is.
+ */
+	.globl bt_do_touch
+bt_do_touch:
+	c_begin
+	mov %r11, %rsi
+	mov RTH(HOT_EXIT_INFO), %edx
+	shr $BT_TOUCH_WRITE, %edx
+	call bt_touch
+	test %eax, %eax
+	c_end
+	jnz c_done
+	popfq
+	mov RTH(HOT_RSP_HOST), %rsp
+	mov %r11, RTH(HOT_TMP1)
+	movq $BT_EXIT_TOUCH, RTH(HOT_EXIT_KIND)
+	jmp bt_exit_touch
+
 /* CPUID, if the answer is known (cpuid.c). */
 	.globl bt_do_cpuid
 bt_do_cpuid:
@@ -344,10 +319,11 @@ bt_do_cpuid:
 	mov %eax, %esi
 	mov %ecx, %edx
 	call bt_cpuid
-	mov %rax, %r11
+	mov %rax, RTH(HOT_TMP0)
+	test %rax, %rax
 	c_end
-	test %r11, %r11
 	jz c_slow
+	mov RTH(HOT_TMP0), %r11
 	mov (%r11), %eax
 	mov 4(%r11), %ebx
 	mov 8(%r11), %ecx
@@ -360,9 +336,8 @@ bt_do_cr3:
 	c_begin
 	mov %r11, %rsi
 	call bt_cr3
-	mov %eax, %r11d
+	test %eax, %eax
 	c_end
-	test %r11d, %r11d
 	jz c_slow
 	mov RTH(HOT_FS), %r11
 	wrfsbase %r11

@@ -113,7 +113,8 @@ static bool gen_insn(struct tr *t, unsigned k)
 	case K_MOV_FROM_CR:
 		return gen_from_cr(t, in);
 	case K_MOV_CR3:
-		return gen_cr3(t, in);
+		gen_cr3(t, in);
+		return true;
 	default:
 		return gen_flow(t, k);
 	}

@@ -158,7 +158,7 @@ bool gen_from_sreg(struct tr *t, const struct tu_insn *in);
 void gen_wrbase(struct tr *t, const struct tu_insn *in);
 bool gen_xsave(struct tr *t, const struct tu_insn *in);
 void gen_cpuid(struct tr *t);
-bool gen_cr3(struct tr *t, const struct tu_insn *in);
+void gen_cr3(struct tr *t, const struct tu_insn *in);
 bool gen_from_cr(struct tr *t, const struct tu_insn *in);
 void gen_rdtsc(struct tr *t, bool with_aux);
 

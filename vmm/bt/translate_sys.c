@@ -176,15 +176,12 @@ void gen_cpuid(struct tr *t)
 }
 
 /* By stubs.S, from r11; it comes back if there is little to do, and the unit goes on,
- * in another address space: not one that is itself in the half that changes. */
-bool gen_cr3(struct tr *t, const struct tu_insn *in)
+ * in another address space. */
+void gen_cr3(struct tr *t, const struct tu_insn *in)
 {
-	if (!(in->rip >> 63))
-		return gen_callout(t, in);
 	gen_place(t, BT_D_HOT(HOT_EXIT_INFO), here(t));
 	load_guest(t, S0, ZydisRegisterGetId(in->op[1].reg));
 	gen_call_stub(t, BT_D_VCPU(offsetof(struct vcpu, bt_j_cr3)));
-	return true;
 }
 
 bool gen_from_cr(struct tr *t, const struct tu_insn *in)
