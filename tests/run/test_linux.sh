@@ -67,10 +67,12 @@ bg "$SARDINE" pack -n 2 --kernel "$GUEST/vmlinuz" --mem 128M --engine "$engine" 
 	--initrd "$GUEST/initrd.img" --socket "$SOCK" --log-dir "$T/logs" \
 	--append 'console=ttyS0 nokaslr sardine.run=for i in 1 2; do work $i 256 || exit 1; sleep 12; done; work 3 256' \
 	>"$T/out" 2>"$T/err"
+# 34 MB while they work, 3.7 just after it, and 5.8 within a second of that, as they do
+# not rest wholly; the sample must not have to hit that second.
 trimmed()
 {
 	[ "$(sample '[.vms[] | select(.boot_ms > 0 and
-		.overhead_bytes < 5000000)] | length')" = 2 ]
+		.overhead_bytes < 7000000)] | length')" = 2 ]
 }
 ok "idle VMs give back what only makes them fast" until_true 40 trimmed ||
 	top_json | show
